@@ -1,0 +1,197 @@
+"""One row of the benchmark, in a process of its own: ``python -m capdeploy.bench.worker``."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capdeploy import bundle as bundles
+from capdeploy.bench import measure
+from capdeploy.bench.clock import Clock, WallClock
+from capdeploy.bundle import Bundle, CheckImages
+from capdeploy.errors import CapdeployError, MissingDeviceError, MissingExtraError
+from capdeploy.runtimes import RUNTIMES, Runtime, Session
+from capdeploy.values.accuracy import Accuracy, ClassAccuracy
+from capdeploy.values.artifact import Parity
+from capdeploy.values.report import Measured, Settings, Skipped, SpeedUp
+
+TIMED_IMAGES = 16
+PARITY_ATOL = 1e-3
+
+
+def row(
+    bundle: Bundle,
+    baseline: Bundle | None,
+    settings: Settings,
+    *,
+    runtime: Runtime,
+    seconds: float,
+    clock: Clock,
+) -> Measured:
+    """Measure one bundle in one runtime on one device.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        What to measure.
+    baseline : Bundle | None
+        What to compare it with, in turns, after it was measured alone.
+    settings : Settings
+        Device, threads and batch.
+    runtime : Runtime
+        What runs it.
+    seconds : float
+        Measuring time: a third alone, two thirds in turns.
+    clock : Clock
+        Tells the time.
+
+    Returns
+    -------
+    Measured
+        Raw values.
+
+    Raises
+    ------
+    MissingDeviceError
+        If the device is not here.
+    """
+    if settings.device not in runtime.devices():
+        raise MissingDeviceError(f"no such device: {runtime.title} sees no {settings.device} here")
+    checks = CheckImages.load(bundle.folder)
+    start = clock.now_ns()
+    session: Session = runtime.open(bundle, settings.device, settings.threads)
+    load_ms = (clock.now_ns() - start) / measure.MS
+    batches = _batches(bundle, checks, settings.batch)
+    first_ms = measure.one(session, batches[0], clock)
+    warmup = measure.warm(session, batches, clock)
+    latencies = measure.steady(session, batches, clock, seconds=seconds / 3)
+    peak = peak_rss_mib()
+    accuracy, parity = check(session, bundle, checks, settings.runtime)
+    versus = None
+    if baseline is not None:
+        versus = _versus(baseline, session, batches, settings, runtime, clock, seconds * 2 / 3)
+    result = Measured(
+        effective=dict(session.effective),
+        load_ms=load_ms,
+        first_ms=first_ms,
+        warmup_ms=warmup,
+        latency_ms=latencies,
+        peak_rss_mib=peak,
+        size_bytes=bundle.size_bytes,
+        accuracy=accuracy,
+        parity=parity,
+        speed_up=versus,
+    )
+    session.close()
+    return result
+
+
+def _versus(
+    baseline: Bundle,
+    session: Session,
+    batches: Sequence[measure.Batch],
+    settings: Settings,
+    runtime: Runtime,
+    clock: Clock,
+    seconds: float,
+) -> SpeedUp:
+    other: Session = runtime.open(baseline, settings.device, settings.threads)
+    measure.warm(other, batches, clock)
+    measure.warm(session, batches, clock)
+    result = measure.paired(other, session, batches, clock, seconds=seconds)
+    other.close()
+    return result
+
+
+def _batches(bundle: Bundle, checks: CheckImages, size: int) -> list[measure.Batch]:
+    images = np.asarray(checks.images[: max(TIMED_IMAGES, size)])
+    if len(images) < size:
+        images = np.resize(images, (size, *images.shape[1:]))
+    inputs = bundle.manifest.preprocessing.apply(images)
+    return [inputs[at : at + size] for at in range(0, len(inputs) - size + 1, size)]
+
+
+def check(
+    session: Session, bundle: Bundle, checks: CheckImages, runtime: str
+) -> tuple[Accuracy, Parity]:
+    """Judge a runtime's answers to the bundle's images by the labels and by the network's own.
+
+    Parameters
+    ----------
+    session : Session
+        The bundle in a runtime.
+    bundle : Bundle
+        Its manifest gives names and preprocessing.
+    checks : CheckImages
+        Images, labels and PyTorch's logits at packing time.
+    runtime : str
+        What to call the result.
+
+    Returns
+    -------
+    tuple[Accuracy, Parity]
+        Right answers per class, and the distance from the network's logits.
+    """
+    manifest = bundle.manifest
+    parts = [
+        session.run(manifest.preprocessing.apply(np.asarray(checks.images[at : at + 1])))
+        for at in range(len(checks.images))
+    ]
+    logits = np.concatenate(parts)
+    outputs = range(len(manifest.classes)) if manifest.head_cut else manifest.classes.kept
+    right = logits.argmax(axis=1) == checks.labels
+    classes = tuple(
+        ClassAccuracy(
+            name=name,
+            correct=int(right[checks.labels == output].sum()),
+            images=int((checks.labels == output).sum()),
+        )
+        for name, output in zip(manifest.classes.names, outputs, strict=True)
+        if (checks.labels == output).any()
+    )
+    error = float(np.abs(logits - checks.logits).max())
+    same = float((logits.argmax(axis=1) == checks.logits.argmax(axis=1)).mean())
+    parity = Parity(
+        stage=runtime,
+        images=len(logits),
+        max_abs_error=error if np.isfinite(error) else float(np.finfo(np.float64).max),
+        top1_agreement=same,
+        atol=PARITY_ATOL,
+    )
+    return Accuracy(stage=runtime, classes=classes), parity
+
+
+def peak_rss_mib() -> float:
+    """Return the largest resident memory that this process has had, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Do one job and describe what came of it in plain data."""
+    settings = Settings.model_validate(job["settings"])
+    bundle = bundles.read(Path(job["bundle"]))
+    baseline = bundles.read(Path(job["baseline"])) if job["baseline"] else None
+    try:
+        runtime = RUNTIMES.load(settings.runtime)
+        result: Measured | Skipped = row(
+            bundle, baseline, settings,
+            runtime=runtime, seconds=job["seconds"], clock=WallClock(),
+        )  # fmt: skip
+    except (MissingDeviceError, MissingExtraError) as error:
+        result = Skipped(reason=str(error))
+    except CapdeployError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"result": result.model_dump(mode="json")}
+
+
+if __name__ == "__main__":
+    job_file, result_file = map(Path, sys.argv[1:3])
+    outcome = main(json.loads(job_file.read_text()))
+    result_file.write_text(json.dumps(outcome))

@@ -1,0 +1,265 @@
+"""The wall: a folder with a manifest, and nothing else passes from workshop to field.
+
+No torch and no onnx here. See ``docs/bundle-format.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from capdeploy.errors import ConfigError, DigestError, OutputExistsError, UsageError
+from capdeploy.values.manifest import FileEntry, Manifest
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+WEIGHTS = "weights.safetensors"
+PLAN = "plan.json"
+LABELS = "labels.txt"
+PREPROCESSING = "preprocessing.json"
+RECIPE = "recipe.toml"
+METRICS = "metrics.json"
+IMAGES = "images.npy"
+ANSWERS = "answers.npz"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: where it lies and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Give the path of a file of the bundle."""
+        return self.folder / name
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the graph file, which is what a device stores."""
+        return self.manifest.files[GRAPH].size_bytes
+
+    def baseline(self) -> Bundle | None:
+        """Open the bundle that this one is compared with, if it lies beside it."""
+        if self.manifest.baseline is None:
+            return None
+        folder = self.folder.parent / self.manifest.baseline
+        return read(folder) if (folder / MANIFEST).is_file() else None
+
+
+@dataclass(frozen=True)
+class CheckImages:
+    """Images of the test split with the network's own answers, to check any runtime against.
+
+    Parameters
+    ----------
+    images : npt.NDArray[np.uint8]
+        (N, H, W, 3) RGB at the input size.
+    labels : npt.NDArray[np.int64]
+        (N,) the right output of each image.
+    logits : npt.NDArray[np.float32]
+        (N, k) the network's answers in PyTorch.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays into a bundle's folder; nothing is pickled."""
+        np.save(folder / IMAGES, self.images, allow_pickle=False)
+        np.savez(folder / ANSWERS, labels=self.labels, logits=self.logits)
+
+    @classmethod
+    def load(cls, folder: Path) -> CheckImages:
+        """Read the arrays; the images stay on disk until they are used, so that they do not count
+        as memory of the network that is measured."""
+        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+        with np.load(folder / ANSWERS, allow_pickle=False) as arrays:
+            return cls(images, arrays["labels"], arrays["logits"])
+
+
+def digest(path: Path) -> str:
+    """Compute the SHA-256 of a file in constant memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def entries(folder: Path) -> dict[str, FileEntry]:
+    """Describe every file of a bundle's folder but the manifest, in name order."""
+    return {
+        path.name: FileEntry(sha256=digest(path), size_bytes=path.stat().st_size)
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+
+
+def read(folder: Path) -> Bundle:
+    """Open a bundle without checking its digests.
+
+    Parameters
+    ----------
+    folder : Path
+        The bundle's folder.
+
+    Returns
+    -------
+    Bundle
+        The folder and its manifest.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds no manifest.
+    ConfigError
+        If the manifest is not valid.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        found = "no such folder" if not folder.is_dir() else f"it has no {MANIFEST}"
+        raise UsageError(f"{folder} is not a bundle: {found}; name the output of 'compress'")
+    return Bundle(folder, Manifest.from_json(path.read_bytes(), source=str(path)))
+
+
+def find(path: Path) -> tuple[Bundle, ...]:
+    """Open the bundle at a path, or all bundles of a run's folder, the baseline first.
+
+    Parameters
+    ----------
+    path : Path
+        A bundle, or the output folder of ``capdeploy compress``.
+
+    Returns
+    -------
+    tuple[Bundle, ...]
+        At least one bundle.
+
+    Raises
+    ------
+    UsageError
+        If there is no bundle there.
+    ConfigError
+        If a manifest is not valid.
+    """
+    if (path / MANIFEST).is_file() or not path.is_dir():
+        return (read(path),)
+    inner = sorted(folder for folder in path.iterdir() if (folder / MANIFEST).is_file())
+    if not inner:
+        return (read(path),)
+    bundles = [read(folder) for folder in inner]
+    return tuple(sorted(bundles, key=lambda bundle: bundle.manifest.role != "baseline"))
+
+
+def verify(bundle: Bundle) -> None:
+    """Compare a bundle's folder with its manifest: every file, and no other.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The bundle to check.
+
+    Raises
+    ------
+    DigestError
+        If a file is missing, extra, of another size, or of another digest.
+    ConfigError
+        If a JSON document inside is not valid.
+    """
+    expected = bundle.manifest.files
+    present = {path.name for path in bundle.folder.iterdir()} - {MANIFEST}
+    missing, extra = sorted(expected.keys() - present), sorted(present - expected.keys())
+    if missing:
+        raise DigestError(f"{bundle.folder}: {missing[0]} is missing; copy the bundle again")
+    if extra:
+        raise DigestError(f"{bundle.folder}: {extra[0]} is not in the manifest; remove it")
+    for name, entry in expected.items():
+        path = bundle.path(name)
+        if path.is_symlink() or not path.is_file():
+            raise DigestError(f"{path} is not a plain file; copy the bundle again")
+        size = path.stat().st_size
+        if size != entry.size_bytes:
+            raise DigestError(f"{path}: {size} bytes, the manifest says {entry.size_bytes}")
+        if (found := digest(path)) != entry.sha256:
+            raise DigestError(
+                f"{path}: SHA-256 {found[:12]}..., the manifest says {entry.sha256[:12]}...; "
+                "the file was changed or damaged, copy the bundle again"
+            )
+    _verify_documents(bundle)
+
+
+def _verify_documents(bundle: Bundle) -> None:
+    from capdeploy.values.checkpoint import Preprocessing
+    from capdeploy.values.plan import PruningPlan
+    from capdeploy.values.report import Metrics
+
+    kinds = {PLAN: PruningPlan, PREPROCESSING: Preprocessing, METRICS: Metrics}
+    for name, kind in kinds.items():
+        path = bundle.path(name)
+        if not path.is_file():
+            raise ConfigError(f"{bundle.folder}: the manifest does not list {name}")
+        kind.from_json(path.read_bytes(), source=str(path))
+
+
+@contextmanager
+def workplace(output: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a temporary folder that becomes `output` when the block ends well.
+
+    Parameters
+    ----------
+    output : Path
+        The folder to make.
+    force : bool
+        Replace `output` if it exists.
+
+    Yields
+    ------
+    Path
+        An empty folder beside `output`, on the same file system.
+
+    Raises
+    ------
+    OutputExistsError
+        If `output` exists and `force` is false.
+    UsageError
+        If the parent folder cannot be written to.
+    """
+    refuse_existing(output, force=force)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    except OSError as error:
+        raise UsageError(f"{output.parent} cannot be written to: {error.strerror}") from error
+    try:
+        work.chmod(0o755)
+        yield work
+        _replace(work, output)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def refuse_existing(output: Path, *, force: bool) -> None:
+    """Stop early if the output folder is there already and may not be replaced."""
+    if output.exists() and not force:
+        raise OutputExistsError(f"{output} exists; choose another --output or add --force")
+
+
+def _replace(work: Path, output: Path) -> None:
+    # The old folder steps aside first: a failed rename must leave one whole folder, never none.
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
+    try:
+        if output.exists():
+            output.rename(aside / output.name)
+        work.rename(output)
+    finally:
+        old = aside / output.name
+        if old.exists() and not output.exists():
+            old.rename(output)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""The door: one file per command, loaded when it is called. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from capdeploy import __version__
+from capdeploy.errors import INTERRUPTED, CapdeployError
+
+EPILOG = """
+\b
+Exit codes:
+  0    ok
+  1    negative verdict (parity, budget or digest)
+  2    usage or configuration
+  3    environment (extra, device or runtime missing, silent fallback)
+  4    a step failed
+  130  interrupted
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are files of this folder, imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the command files."""
+        files = Path(__file__).parent.glob("*.py")
+        return sorted(path.stem.rstrip("_") for path in files if not path.stem.startswith("_"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        # A command called `list` lives in list_.py: its file may not hide the builtin.
+        suffix = "_" if (Path(__file__).parent / f"{cmd_name}_.py").is_file() else ""
+        module = importlib.import_module(f"capdeploy.cli.{cmd_name}{suffix}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Offer the nearest command names for an unknown one."""
+        from capdeploy.catalog import nearest
+
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            known = tuple(self.list_commands(ctx))
+            ctx.fail(f"no command '{args[0]}'; {nearest(args[0], known)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="capdeploy")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def root(context: click.Context, debug: bool) -> None:
+    """Cut a trained CNN classifier down to the classes that a device needs.
+
+    Start with: capdeploy compress --demo
+    """
+    context.obj = debug
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command, and map every way it can stop to one line and an exit code.
+
+    Parameters
+    ----------
+    arguments : list[str] | None
+        The command line without the program's name; None takes that of the process.
+    """
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    # A CI job is ended by SIGTERM; it must clean up as well as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(_run(arguments, debug=debug))
+
+
+def _run(arguments: list[str] | None, *, debug: bool) -> int:
+    try:
+        result: Any = root.main(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, click.Abort):
+        return _stop("interrupted", INTERRUPTED)
+    except click.ClickException as error:
+        return _stop(error.format_message(), error.exit_code)
+    except CapdeployError as error:
+        if debug:
+            raise
+        return _stop(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone (for example `| head`); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        return _missing(error)
+    except OSError as error:
+        if debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        return _stop(f"{error.strerror or error}{where}; nothing half-written was left behind", 4)
+    except Exception as error:  # no traceback reaches a user without --debug
+        if debug:
+            raise
+        line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        return _stop(f"{type(error).__name__}: {line} (a bug? run again with --debug)", 4)
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    from capdeploy.errors import MissingExtraError
+
+    package = (error.name or "a package").partition(".")[0]
+    missing = MissingExtraError(package, "compress")
+    return _stop(str(missing), missing.exit_code)
+
+
+def _stop(message: str, code: int) -> int:
+    click.echo(f"capdeploy: {message}", err=True)
+    return code

@@ -1,0 +1,125 @@
+"""The options of ``compress``: each is a key of the recipe, and one loop makes them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from capdeploy.catalog import Catalog
+from capdeploy.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Numbers(click.ParamType):
+    """Comma-separated numbers."""
+
+    name = "numbers"
+
+    def __init__(self, least: int = 1, most: int | None = None, *, whole: bool = False) -> None:
+        self._least, self._most, self._whole = least, most, whole
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        """Read the numbers; one may stand for all where a fixed count is expected."""
+        try:
+            numbers = [(int if self._whole else float)(part) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is not {'a whole number' if self._whole else 'a number'} "
+                      "or a comma-separated list of such", param, ctx)
+        if self._most is not None and len(numbers) == 1:
+            numbers *= self._most
+        if len(numbers) < self._least or (self._most and len(numbers) != self._most):
+            self.fail(f"{value!r}: expected 1 or {self._most} numbers", param, ctx)
+        return numbers
+
+
+class Words(click.ParamType):
+    """Comma-separated words."""
+
+    name = "words"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        """Split at commas."""
+        return [part.strip() for part in str(value).split(",") if part.strip()]
+
+
+def _names(package: str, noun: str) -> str:
+    catalog: Catalog[Any] = Catalog(f"capdeploy.{package}", "", noun)
+    return ", ".join(catalog.names())
+
+
+OPTIONS: tuple[tuple[str, Any, str], ...] = (
+    ("--arch", str, "torchvision name, or package.module:callable."),
+    ("--data", str, "folder:PATH (train/ and val/ or test/), or digits."),
+    ("--input-size", Numbers(2, 2, whole=True), "Pixels: one side, or height,width."),
+    ("--mean", Numbers(3, 3), "Subtracted on the 0..1 scale: one number, or three."),
+    ("--std", Numbers(3, 3), "Divided by on the 0..1 scale: one number, or three."),
+    ("--channel-order", click.Choice(["RGB", "BGR"]), "Order of the input's channels."),
+    ("--labels", str, "File: one name a line, in output order."),
+    ("--label-map", str, "JSON or TOML file: data class -> output id."),
+    ("--classes", Words(), "Names or output ids to keep, in output order; all if left out."),
+    ("--validation-share", float, "Share of the training images held back."),
+    ("--max-bad-images", int, "Unreadable images to tolerate."),
+    ("--cache-mib", int, "Memory for decoded images."),
+    ("--strategy", str, f"How filters are scored: {_names('strategies', 'strategy')}."),
+    ("--score-images", int, "Images to score on."),
+    ("--ratio", Numbers(), "Share of filters to drop; several make several bundles."),
+    ("--align", int, "Kept widths are multiples of this; default: the profile's."),
+    ("--skip-first", int, "First convolutions to leave whole."),
+    ("--protect", Words(), "Layers to leave whole (patterns)."),
+    ("--residual", click.Choice(["keep", "prune"]), "Layers that feed a residual add."),
+    ("--bn-images", int, "Images to re-estimate BN statistics on; 0 is off."),
+    ("--epochs", int, "Fine-tuning epochs; 0 is none."),
+    ("--lr", float, "Learning rate; default: found by a range test."),
+    ("--optimizer", click.Choice(["adamw", "sgd"]), "Of the fine-tuning."),
+    ("--weight-decay", float, "Of the optimizer."),
+    ("--clip", float, "Largest gradient norm."),
+    ("--patience", int, "Epochs without a better validation before stopping."),
+    ("--batch-size", int, "Images per step."),
+    ("--seed", int, "Of sampling, training and random scores."),
+    ("--parity-atol", float, "Largest logit error of the exported graph."),
+    ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
+    ("--profile", str, "Hardware profile: a name or a .toml file."),
+    ("--runtimes", Words(), f"Default: the profile's. Known: {_names('runtimes', 'runtime')}."),
+    ("--devices", Words(), "cpu, cuda, gpu; default: the profile's."),
+    ("--threads", int, "Default: the profile's."),
+    ("--bench-seconds", float, "Measuring time of a row."),
+)
+SWITCHES: tuple[tuple[str, str], ...] = (
+    ("--keep-head/--cut-head", "Leave the classifier as it is."),
+    ("--distill/--no-distill", "Imitate the head-cut network while fine-tuning."),
+    ("--bench/--no-bench", "Measure the bundles at the end."),
+)
+
+
+def recipe_options(command: Command) -> Command:
+    """Add every recipe option to a command; none has a default here, so that layers can merge."""
+    for name, help_text in reversed(SWITCHES):
+        command = click.option(name, default=None, help=help_text)(command)
+    arguments = {"multiple": True, "metavar": "KEY=VALUE", "help": "Argument for the architecture."}
+    for name, kind, help_text in reversed(OPTIONS):
+        command = click.option(name, type=kind, default=None, help=help_text)(command)
+    return click.option("--arch-arg", "arch_args", **arguments)(command)  # type: ignore[no-any-return,arg-type]
+
+
+def plain(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn click's values into recipe values; what was not given is None."""
+    import json
+
+    values = dict(flags)
+    pairs = {}
+    for text in values.pop("arch_args", ()):
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--arch-arg {text}: expected key=value")
+        try:
+            pairs[key] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[key] = value
+    return values | {"arch_args": pairs or None}

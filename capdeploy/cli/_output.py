@@ -1,0 +1,97 @@
+"""What every command shares: formats, tables and progress. Results on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def format_option(command: Command) -> Command:
+    """Add ``-f/--format`` to a command."""
+    return click.option(
+        "-f", "--format", "style", type=click.Choice(["text", "json", "md"]), default="text",
+        show_default=True, help="How to print the result.",
+    )(command)  # fmt: skip
+
+
+def tell(style: str, json_text: str, tables: Sequence[Any]) -> None:
+    """Print a result in the chosen format.
+
+    Parameters
+    ----------
+    style : str
+        ``text``, ``json`` or ``md``.
+    json_text : str
+        The result as one JSON document.
+    tables : Sequence[Any]
+        `capdeploy.report.tables.Table` objects that show it.
+    """
+    if style == "json":
+        click.echo(json_text.rstrip())
+    elif style == "md":
+        from capdeploy.report import markdown
+
+        click.echo("\n\n".join(map(markdown.render, tables)))
+    else:
+        from rich.console import Console
+
+        from capdeploy.report import text
+
+        width = None if sys.stdout.isatty() else text.WIDEST_PIPE
+        console = Console(width=width, soft_wrap=False)
+        for table in tables:
+            text.render(table, console)
+
+
+class Progress:
+    """Tells a run's progress on stderr: a moving bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._bar: Any = None
+        self._step_start = self._start
+
+    def step(self, name: str) -> None:
+        """Begin a named step."""
+        self._clear()
+        self._step_start = time.monotonic()
+        click.echo(f"[{self._step_start - self._start:6.1f} s] {name}", err=True)
+
+    def note(self, message: str) -> None:
+        """Say one thing."""
+        self._clear()
+        click.echo(f"             {message}", err=True)
+
+    def advance(self, done: int, total: int, detail: str) -> None:
+        """Move the bar; without a terminal, write a line at every quarter."""
+        if sys.stderr.isatty():
+            self._show(done, total, detail)
+        elif done and (done * 4 // total != (done - 1) * 4 // total or total < 12):
+            click.echo(f"             {done}/{total} {detail}".rstrip(), err=True)
+
+    def _show(self, done: int, total: int, detail: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._bar is None:
+            from rich.console import Console
+
+            self._bar = Progress(
+                BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
+                TextColumn("{task.description}"), console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._bar.add_task(detail, total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total, description=detail)
+        if done >= total:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

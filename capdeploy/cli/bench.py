@@ -1,0 +1,56 @@
+"""``capdeploy bench``: measure bundles in every runtime of a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from capdeploy.cli._options import Words
+from capdeploy.cli._output import Progress, format_option, tell
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--profile", default="this-host", show_default=True, help="Name or .toml file.")
+@click.option("--runtimes", type=Words(), help="Default: the profile's.")
+@click.option("--devices", type=Words(), help="cpu, cuda, gpu; default: the profile's.")
+@click.option("--threads", type=click.IntRange(min=1), help="Default: the profile's.")
+@click.option("--batch", type=click.IntRange(min=1), help="Default: the profile's.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True,
+              help="Measuring time of a row.")
+@format_option
+def command(
+    bundles: tuple[Path, ...],
+    profile: str,
+    runtimes: list[str] | None,
+    devices: list[str] | None,
+    threads: int | None,
+    batch: int | None,
+    seconds: float,
+    style: str,
+) -> None:
+    """Measure BUNDLES (or all bundles of a run's folder), each row in a process of its own."""
+    from capdeploy import bundle, profiles, recipes
+    from capdeploy.bench import matrix
+    from capdeploy.errors import BudgetError, ConfigError
+    from capdeploy.report import tables
+
+    found = [entry for path in bundles for entry in bundle.find(path)]
+    names = [entry.manifest.name for entry in found]
+    if len(set(names)) != len(names):
+        raise ConfigError("two bundles have the same name; bench them one by one")
+    for entry in found:
+        bundle.verify(entry)
+    given = {"runtimes": runtimes, "devices": devices, "threads": threads, "batch": batch}
+    wanted = recipes.with_runtime(profiles.load(profile), given)
+    report = matrix.run(found, wanted, seconds=seconds, say=Progress())
+    tell(style, report.to_json(), [tables.benchmark(report)])
+    missed = [entry for entry in report.budgets
+              if entry.outcome == "missed" and entry.severity == "fail"]
+    if missed:
+        first = missed[0]
+        raise BudgetError(
+            f"{len(missed)} budget(s) of {wanted.id} missed, first {first.budget}: "
+            f"{first.value:.3g} > {first.limit:g} in {first.settings.runtime}"
+        )

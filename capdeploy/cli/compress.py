@@ -1,0 +1,61 @@
+"""``capdeploy compress``: a checkpoint and a few classes in, verified and measured bundles out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from capdeploy.cli import _options
+from capdeploy.cli._output import Progress, format_option, tell
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("checkpoint", required=False)
+@_options.recipe_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML).")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a recipe key.")
+@click.option("--demo", is_flag=True, help="Train ResNet-18 on embedded digits, keep four of them.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
+@click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
+@format_option
+def command(
+    checkpoint: str | None,
+    output: Path | None,
+    config: Path | None,
+    settings: tuple[str, ...],
+    demo: bool,
+    dry_run: bool,
+    force: bool,
+    style: str,
+    **flags: Any,
+) -> None:
+    """Compress CHECKPOINT for a few classes and seal one bundle for each ratio."""
+    from capdeploy import recipes
+
+    say = Progress()
+    given = _options.plain(flags) | {"checkpoint": checkpoint}
+    if demo:
+        from capdeploy import demo as demonstration
+
+        made = demonstration.recipe(say)
+        given = made | {key: value for key, value in given.items() if value is not None}
+        output = output or Path("capdeploy-demo")
+    recipe = recipes.resolve(config, os.environ, settings, given)
+    if not dry_run and output is None:
+        raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
+    from capdeploy import pipeline
+    from capdeploy.report import tables
+
+    if dry_run or output is None:
+        plans = [plan for plan in pipeline.plan(recipe, say).plans if plan.budget.ratio in recipe.ratio]
+        document = "[" + ",".join(plan.to_json() for plan in plans) + "]"
+        tell(style, document, [tables.plan(plan) for plan in plans])
+        return
+    report = pipeline.compress(recipe, output, say, force=force)
+    models = [model for model in report.models if model.name != pipeline.BASELINE] or report.models
+    details = [table for model in models for table in (tables.stages(model), tables.per_class(model))]
+    tell(style, report.to_json(), [*details, tables.summary(report)])

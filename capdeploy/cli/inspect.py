@@ -1,0 +1,34 @@
+"""``capdeploy inspect``: what is in a bundle or a plan?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from capdeploy.cli._output import format_option, tell
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@format_option
+def command(path: Path, style: str) -> None:
+    """Show the bundle at PATH (the first of a run's folder), or a plan.json."""
+    from capdeploy import bundle
+    from capdeploy.report import tables
+    from capdeploy.values.plan import PruningPlan
+    from capdeploy.values.report import Metrics
+
+    if path.is_file() and path.suffix == ".json":
+        drawn = PruningPlan.from_json(path.read_bytes(), source=str(path))
+        tell(style, drawn.to_json(), [tables.plan(drawn)])
+        return
+    found = bundle.find(path)
+    for entry in found:
+        metrics_file, plan_file = entry.path(bundle.METRICS), entry.path(bundle.PLAN)
+        metrics = Metrics.from_json(metrics_file.read_bytes(), source=str(metrics_file))
+        drawn = PruningPlan.from_json(plan_file.read_bytes(), source=str(plan_file))
+        shown = [tables.manifest(entry.manifest), tables.stages(metrics), tables.per_class(metrics)]
+        tell(style, entry.manifest.to_json(), [*shown, tables.plan(drawn)])
+        if style == "json":
+            return

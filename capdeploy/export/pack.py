@@ -1,0 +1,205 @@
+"""Seal a network into a bundle: graph, weights, plan, labels, preprocessing, recipe, metrics."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
+
+from capdeploy import __version__, bundle
+from capdeploy.errors import ParityError
+from capdeploy.export import graph, parity
+from capdeploy.export.simplify import simplify
+from capdeploy.model import Model, require_classes
+from capdeploy.observe.taps import evaluating
+from capdeploy.samples import Images
+from capdeploy.values.artifact import Artifact, Simplification
+from capdeploy.values.manifest import Manifest
+from capdeploy.values.plan import PruningPlan
+from capdeploy.values.report import Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to export.
+
+    Parameters
+    ----------
+    atol : float
+        Largest parity error that is accepted.
+    simplify_seconds : float
+        Time limit of onnxsim.
+    parity_images : int
+        Images to prove parity on.
+    """
+
+    atol: float
+    simplify_seconds: float
+    parity_images: int = 50
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A graph that has passed its checks."""
+
+    artifact: Artifact
+    denormals_flushed: int
+
+
+def answers(model: Model, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Run a network in PyTorch, (N, 3, H, W) to (N, k)."""
+    with torch.no_grad(), evaluating(model.module):
+        parts = [model.module(part) for part in torch.from_numpy(inputs).split(32)]
+    joined: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+    return joined
+
+
+def export(model: Model, plan: PruningPlan, images: Images, folder: Path, settings: Settings) -> Exported:
+    """Export a network into a folder as a verified, simplified graph.
+
+    Parameters
+    ----------
+    model : Model
+        The network.
+    plan : PruningPlan
+        How it was made, for the graph's facts.
+    images : Images
+        Real images to prove parity on; not those of the test split.
+    folder : Path
+        Where ``model.onnx`` goes.
+    settings : Settings
+        How to export.
+
+    Returns
+    -------
+    Exported
+        The graph's description and proofs.
+
+    Raises
+    ------
+    ParityError
+        If the exported graph answers differently.
+    StepFailedError
+        If the exporter fails.
+    """
+    inputs = images.preprocessing.apply(
+        images.pixels(np.arange(min(len(images), settings.parity_images)))
+    )
+    expected = answers(model, inputs)
+    path, draft = folder / bundle.GRAPH, folder / "simplified.onnx"
+    facts = _facts(model, plan)
+    flushed = graph.export(model, path, facts)
+    proofs = [parity.check(path, inputs, expected, stage="exported", atol=settings.atol)]
+    if not proofs[0].holds:
+        raise ParityError(
+            f"the exported graph answers differently: max abs error "
+            f"{proofs[0].max_abs_error:.2g} (accepted {settings.atol:g}), top-1 agreement "
+            f"{proofs[0].top1_agreement:.1%}; raise --parity-atol if that is acceptable"
+        )
+    result = simplify(path, draft, seconds=settings.simplify_seconds)
+    if result.applied:
+        graph.finish(draft, facts)
+        proof = parity.check(draft, inputs, expected, stage="simplified", atol=settings.atol)
+        proofs.append(proof)
+        if proof.holds:
+            draft.replace(path)
+        else:
+            draft.unlink()
+            result = Simplification(
+                applied=False,
+                nodes_before=result.nodes_before,
+                nodes_after=result.nodes_before,
+                reason=f"the simplified graph is off by {proof.max_abs_error:.2g}",
+            )
+    version, nodes = graph.describe(path)
+    artifact = Artifact(
+        file=bundle.GRAPH,
+        opset=version,
+        nodes=nodes,
+        size_bytes=path.stat().st_size,
+        simplification=result,
+        parity=tuple(proofs),
+    )
+    return Exported(artifact, flushed)
+
+
+def _facts(model: Model, plan: PruningPlan) -> dict[str, str]:
+    classes = require_classes(model)
+    return {
+        "capdeploy.version": __version__,
+        "capdeploy.architecture": str(model.checkpoint.architecture),
+        "capdeploy.checkpoint_sha256": model.checkpoint.sha256,
+        "capdeploy.labels": json.dumps(classes.names),
+        "capdeploy.class_ids": json.dumps(classes.kept),
+        "capdeploy.head_cut": json.dumps(model.head_cut),
+        "capdeploy.preprocessing": model.preprocessing.model_dump_json(),
+        "capdeploy.strategy": plan.strategy,
+        "capdeploy.ratio": json.dumps(plan.budget.ratio),
+    }
+
+
+def seal(
+    model: Model,
+    plan: PruningPlan,
+    metrics: Metrics,
+    test: Images,
+    folder: Path,
+    *,
+    recipe: str,
+    baseline: str | None,
+    check_images: int,
+) -> None:
+    """Write everything but the graph into a bundle's folder, and the manifest last.
+
+    Parameters
+    ----------
+    model : Model
+        The network that was exported into the folder.
+    plan : PruningPlan
+        Kept original indices.
+    metrics : Metrics
+        Costs, accuracies, history.
+    test : Images
+        The test split, some of which go along as check images.
+    folder : Path
+        The bundle's folder, holding ``model.onnx``.
+    recipe : str
+        The resolved recipe, TOML.
+    baseline : str | None
+        Name of the baseline's folder beside this one; None for the baseline itself.
+    check_images : int
+        How many images go along.
+    """
+    classes = require_classes(model)
+    state = {name: value.contiguous() for name, value in model.module.state_dict().items()}
+    save_file(state, folder / bundle.WEIGHTS)
+    chosen = test.take(check_images, seed=0)
+    pixels = chosen.pixels(np.arange(len(chosen)))
+    logits = answers(model, model.preprocessing.apply(pixels))
+    targets = model.targets(torch.from_numpy(chosen.labels)).numpy()
+    bundle.CheckImages(pixels, targets, logits).save(folder)
+    (folder / bundle.PLAN).write_text(plan.to_json())
+    (folder / bundle.LABELS).write_text("".join(f"{name}\n" for name in classes.names))
+    (folder / bundle.PREPROCESSING).write_text(model.preprocessing.to_json())
+    (folder / bundle.RECIPE).write_text(recipe)
+    (folder / bundle.METRICS).write_text(metrics.to_json())
+    manifest = Manifest(
+        tool_version=__version__,
+        name=metrics.name,
+        role="baseline" if baseline is None else "compressed",
+        baseline=baseline,
+        checkpoint=model.checkpoint,
+        classes=classes,
+        head_cut=model.head_cut,
+        preprocessing=model.preprocessing,
+        cost=metrics.after,
+        accuracy=metrics.accuracy[-1],
+        artifact=metrics.artifact,
+        files=bundle.entries(folder),
+    )
+    (folder / bundle.MANIFEST).write_text(manifest.to_json())

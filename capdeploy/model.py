@@ -1,0 +1,280 @@
+"""Model = module + checkpoint + trace; `open` makes one from a file of weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from capdeploy import rebuild
+from capdeploy.bundle import digest
+from capdeploy.errors import ArchitectureError, CheckpointError
+from capdeploy.observe.cost import geometry
+from capdeploy.observe.trace import Trace, trace
+from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
+from capdeploy.values.classes import ClassSubset
+from capdeploy.values.cost import NetworkGeometry
+from capdeploy.zoo import SOURCES
+
+State = dict[str, torch.Tensor]
+WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and what is known about it. Rooms pass copies on; none is altered.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    checkpoint : Checkpoint
+        Where its weights come from.
+    preprocessing : Preprocessing
+        What it wants to see.
+    trace : Trace
+        What runs in a forward pass at that input size.
+    classes : ClassSubset | None
+        The kept classes, once they are chosen.
+    head_cut : bool
+        Whether the outputs are the kept classes, in their order.
+    """
+
+    module: nn.Module
+    checkpoint: Checkpoint
+    preprocessing: Preprocessing
+    trace: Trace
+    classes: ClassSubset | None = None
+    head_cut: bool = False
+
+    @property
+    def head(self) -> str:
+        """Name of the layer that makes the answer."""
+        return self.trace.head
+
+    @property
+    def geometry(self) -> NetworkGeometry:
+        """Cost of every layer at any width."""
+        return geometry(self.module, self.trace)
+
+    def example(self, batch: int = 2) -> torch.Tensor:
+        """Make a fixed random input of the right shape, (batch, 3, H, W)."""
+        return example(self.preprocessing, batch)
+
+    def targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """Map labels 0..k-1 of the kept classes to outputs of this network."""
+        if self.head_cut or self.classes is None:
+            return labels
+        return torch.tensor(self.classes.kept)[labels]
+
+    def with_module(self, module: nn.Module, **changes: Any) -> Model:
+        """Return a model of another module of the same origin, traced anew."""
+        fresh = trace(module, self.example())
+        return replace(self, module=module, trace=fresh, **changes)
+
+    def copy_module(self) -> nn.Module:
+        """Return a deep copy of the module, free to be changed."""
+        return copy.deepcopy(self.module)
+
+
+def example(preprocessing: Preprocessing, batch: int = 2) -> torch.Tensor:
+    """Make a fixed random input, (batch, 3, H, W) float32."""
+    shape = (batch, 3, preprocessing.height, preprocessing.width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def open(file: Path, architecture: Architecture, preprocessing: Preprocessing) -> Model:
+    """Open a checkpoint into an architecture.
+
+    Parameters
+    ----------
+    file : Path
+        torch or safetensors file with a state dict, bare or under a usual key.
+    architecture : Architecture
+        The network that the weights belong to.
+    preprocessing : Preprocessing
+        What the network wants to see; gives the input size.
+
+    Returns
+    -------
+    Model
+        The network in evaluation mode, in float32, with as many outputs as its weights have.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read safely or its weights do not fit.
+    ArchitectureError
+        If the architecture cannot be built or has no head.
+    """
+    raw = read_state(file)
+    state = {name: value.float() if value.is_floating_point() else value
+             for name, value in raw.items()}
+    outputs = _outputs(state, architecture)
+    module = rebuild.build(architecture, outputs)
+    _check_fit(state, module, file, architecture)
+    module.load_state_dict(state, strict=False)
+    module.eval()
+    seen = trace(module, example(preprocessing))
+    checkpoint = Checkpoint(
+        file=file.name,
+        sha256=digest(file),
+        architecture=architecture,
+        outputs=seen.outputs,
+        stored_dtype=_main_dtype(raw),
+    )
+    return Model(module, checkpoint, preprocessing, seen)
+
+
+def read_state(file: Path) -> State:
+    """Read a file's weights without running any code from it.
+
+    Parameters
+    ----------
+    file : Path
+        A torch zip or legacy file, or a safetensors file; told apart by content.
+
+    Returns
+    -------
+    State
+        Parameter name to tensor, prefixes of wrappers removed.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, truncated, holds foreign classes or no tensors.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"checkpoint {file} does not exist")
+    with file.open("rb") as stream:
+        start = stream.read(16)
+    if not start:
+        raise CheckpointError(f"checkpoint {file} is empty")
+    content = _read_safetensors(file) if start[8:9] == b"{" else _read_torch(file, start)
+    return _unwrap(content, file)
+
+
+def _read_safetensors(file: Path) -> State:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"checkpoint {file} is not a whole safetensors file: {error}; copy it again"
+        ) from error
+
+
+def _read_torch(file: Path, start: bytes) -> object:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_foreign(file, start, error)) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint {file} cannot be read ({line}); it is truncated or not a torch or "
+            "safetensors file"
+        ) from error
+
+
+def _foreign(file: Path, start: bytes, error: Exception) -> str:
+    names: list[str] = []
+    if start.startswith(b"PK"):
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    if names:
+        return (
+            f"checkpoint {file} holds objects that would run code: {', '.join(names[:4])}"
+            f"{', ...' if len(names) > 4 else ''}; save its state_dict() instead"
+        )
+    reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
+    return (
+        f"checkpoint {file} cannot be read safely{': ' + reason.strip() if reason else ''}; "
+        "save its state_dict() instead"
+    )
+
+
+def _unwrap(content: object, file: Path) -> State:
+    for _ in range(2):
+        if isinstance(content, Mapping):
+            inner = next((content[key] for key in WRAPPERS if _is_state(content.get(key))), None)
+            content = content if inner is None else inner
+    if not isinstance(content, Mapping) or not _is_state(content):
+        found = (
+            f"keys {', '.join(map(str, list(content)[:5]))}"
+            if isinstance(content, Mapping)
+            else type(content).__name__
+        )
+        raise CheckpointError(
+            f"checkpoint {file} holds no weights: found {found}, expected a state_dict, bare or "
+            f"under {', '.join(WRAPPERS)}"
+        )
+    state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    for prefix in PREFIXES * 2:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _is_state(content: object) -> bool:
+    return isinstance(content, Mapping) and any(
+        isinstance(value, torch.Tensor) and value.ndim for value in content.values()
+    )
+
+
+def _main_dtype(state: State) -> str:
+    return str(next(iter(state.values())).dtype).removeprefix("torch.")
+
+
+def _outputs(state: State, architecture: Architecture) -> int | None:
+    """Read the head's width from the weights: it is what differs between two head widths."""
+    if not SOURCES.load(architecture.source).sized(architecture.name):
+        return None
+    few, more = _shapes(architecture, 11), _shapes(architecture, 13)
+    heads = [name for name, shape in few.items() if shape != more.get(name)]
+    widths = {state[name].shape[0] for name in heads if name in state and state[name].ndim}
+    return widths.pop() if len(widths) == 1 else None
+
+
+def _shapes(architecture: Architecture, outputs: int) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        network = rebuild.build(architecture, outputs)
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
+def _check_fit(state: State, module: nn.Module, file: Path, architecture: Architecture) -> None:
+    expected = module.state_dict()
+    # Checkpoints older than PyTorch 0.4.1 have no such counters, and nothing needs them.
+    missing = [
+        name for name in expected if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    extra = [name for name in state if name not in expected]
+    shapes = [
+        f"{name}: found {tuple(state[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    faults = [
+        f"{len(names)} {word}, first {', '.join(names[:3])}"
+        for word, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+        if names
+    ]
+    if faults:
+        raise CheckpointError(
+            f"checkpoint {file} does not fit {architecture}: {'; '.join(faults)}; check --arch"
+        )
+
+
+def require_classes(model: Model) -> ClassSubset:
+    """Return the chosen classes of a model that must have some."""
+    if model.classes is None:
+        raise ArchitectureError("the classes of the model are not chosen yet")
+    return model.classes

@@ -1,0 +1,65 @@
+"""What a network costs, layer by layer, from one forward pass."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from capdeploy.observe.trace import NORMS, Trace
+from capdeploy.rebuild import is_depthwise
+from capdeploy.values.cost import LayerGeometry, NetworkGeometry
+
+
+def geometry(network: nn.Module, seen: Trace) -> NetworkGeometry:
+    """Describe every layer so that the network can be costed at any width.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network that was traced.
+    seen : Trace
+        Its trace at the input size of interest.
+
+    Returns
+    -------
+    NetworkGeometry
+        Convolutions, linear layers and batch normalisations one by one; the parameters of all
+        other layers, and of layers that did not run, as one number.
+    """
+    layers = tuple(
+        _layer(name, network.get_submodule(name), seen) for name in (*seen.filters, *seen.norms)
+    )
+    total = sum(parameter.numel() for parameter in network.parameters())
+    known = NetworkGeometry(layers=layers, other_parameters=0).cost().parameters
+    return NetworkGeometry(layers=layers, other_parameters=total - known)
+
+
+def _layer(name: str, layer: nn.Module, seen: Trace) -> LayerGeometry:
+    if isinstance(layer, nn.Conv2d):
+        return LayerGeometry(
+            layer=name,
+            kind="depthwise" if is_depthwise(layer) else "conv",
+            out_channels=layer.out_channels,
+            in_channels=layer.in_channels,
+            groups=layer.groups,
+            kernel=layer.kernel_size[0] * layer.kernel_size[1],
+            positions=seen.positions[name],
+            per_channel=0 if layer.bias is None else 1,
+        )
+    if isinstance(layer, nn.Linear):
+        return LayerGeometry(
+            layer=name,
+            kind="linear",
+            out_channels=layer.out_features,
+            in_channels=layer.in_features,
+            positions=seen.positions[name],
+            per_channel=0 if layer.bias is None else 1,
+        )
+    if isinstance(layer, NORMS):
+        return LayerGeometry(
+            layer=name,
+            kind="norm",
+            out_channels=layer.num_features,
+            in_channels=layer.num_features,
+            per_channel=2 if layer.affine else 0,
+        )
+    raise TypeError(type(layer).__name__)

@@ -1,0 +1,79 @@
+"""What strategies watch: weights, activations, and activation times gradient.
+
+Each function feeds a callback with (layer name, values) and holds at most one batch of values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from capdeploy.observe.taps import evaluating, requiring_grad, tapped
+from capdeploy.observe.trace import Trace
+
+Tell = Callable[[str, torch.Tensor], None]
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+
+def watched_layers(seen: Trace) -> dict[str, str]:
+    """Map the layer to tap to the filter-making layer that it speaks for; the head is left out.
+
+    A filter's response is read after its batch normalisation, where there is one.
+    """
+    return {seen.norm_of.get(name, name): name for name in seen.filters if name != seen.head}
+
+
+def weights(network: nn.Module, seen: Trace, tell: Tell) -> None:
+    """Feed each layer's weights, (1, C, F, 1) with the F weights of each of C filters."""
+    for name in watched_layers(seen).values():
+        weight = network.get_submodule(name).get_parameter("weight").detach()
+        tell(name, weight.flatten(1)[None, ..., None])
+
+
+def activations(network: nn.Module, seen: Trace, batches: Batches, tell: Tell) -> None:
+    """Feed each layer's response to each batch, (N, C, H, W), without gradients."""
+    speaks_for = watched_layers(seen)
+
+    def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        tell(speaks_for[name], as_maps(output))
+
+    with torch.no_grad(), evaluating(network), tapped(network, speaks_for, hook):
+        for images, _ in batches:
+            network(images)
+
+
+def activation_gradients(network: nn.Module, seen: Trace, batches: Batches, tell: Tell) -> None:
+    """Feed each layer's response times the gradient of each image's own cross-entropy."""
+    speaks_for = watched_layers(seen)
+
+    def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        def receive(gradient: torch.Tensor) -> None:
+            tell(speaks_for[name], as_maps(output.detach() * gradient))
+
+        output.register_hook(receive)
+        # An in-place ReLU behind this layer must not overwrite the response: it gets a copy.
+        return output.clone()
+
+    # Parameters need no gradient: the graph hangs on the images, and .grad stays untouched.
+    with evaluating(network), requiring_grad(network, False), tapped(network, speaks_for, hook):
+        for images, labels in batches:
+            answers = network(images.requires_grad_(True))
+            # Summed, not averaged: an image's gradient must not depend on the batch it is in.
+            F.cross_entropy(answers, labels, reduction="sum").backward()
+
+
+def as_maps(output: torch.Tensor) -> torch.Tensor:
+    """Give a linear layer's (N, ..., C) output the (N, C, H, W) shape of feature maps."""
+    if output.ndim == 4:
+        return output
+    return output.reshape(output.shape[0], -1, output.shape[-1]).transpose(1, 2)[..., None]
+
+
+def batched(images: torch.Tensor, labels: torch.Tensor, size: int) -> Iterator[Any]:
+    """Cut tensors into batches, for callers that hold all images in memory."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size], labels[start : start + size]

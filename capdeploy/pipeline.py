@@ -1,0 +1,150 @@
+"""The street itself: the steps of ``capdeploy compress`` in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from capdeploy import __version__, bundle, labels, model, recipes, samples, score, stages
+from capdeploy.bench import matrix
+from capdeploy.errors import CapdeployError
+from capdeploy.export import pack
+from capdeploy.model import Model, require_classes
+from capdeploy.progress import Say
+from capdeploy.prune import apply, groups
+from capdeploy.prune import plan as planning
+from capdeploy.samples import Samples
+from capdeploy.train import head
+from capdeploy.values.checkpoint import Architecture
+from capdeploy.values.plan import PruningPlan
+from capdeploy.values.recipe import Recipe
+from capdeploy.values.report import BenchmarkReport, RunReport, Skipped
+
+BASELINE = "baseline"
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The street up to the knife: everything that a dry run shows."""
+
+    full: Model
+    narrow: Model
+    samples: Samples
+    plans: tuple[PruningPlan, ...]
+    scored_images: int
+
+
+def plan(recipe: Recipe, say: Say) -> Planned:
+    """Open, cut the head, score, and draw one plan for each ratio; ratio 0 comes first."""
+    say.step("open checkpoint and data")
+    dataset = samples.open_dataset(recipe.data)
+    preprocessing = stages.preprocessing(recipe, dataset)
+    architecture = Architecture.parse(recipe.arch).model_copy(
+        update={"arguments": recipe.arch_args}
+    )
+    opened = model.open(Path(recipe.checkpoint), architecture, preprocessing)
+    names = labels.read_names(Path(recipe.labels)) if recipe.labels else None
+    table = labels.read_map(Path(recipe.label_map)) if recipe.label_map else None
+    outputs = opened.checkpoint.outputs
+    linked = labels.link(dataset.names, outputs, names, table)
+    classes, data_classes = labels.choose(recipe.classes, linked, outputs, names)
+    images = Samples(
+        dataset, data_classes, classes, preprocessing,
+        recipe.validation_share, recipe.max_bad_images, recipe.cache_mib,
+    )  # fmt: skip
+    say.step("cut the head")
+    full = stages.with_classes(opened, classes)
+    narrow = full if recipe.keep_head else head.cut(full, classes)
+    say.step(f"score filters ({recipe.strategy})")
+    shown = images.train.take(recipe.score_images, seed=recipe.seed)
+    scores = score.run(
+        recipe.strategy, narrow, shown, batch_size=recipe.batch_size, seed=recipe.seed
+    )
+    say.step("plan")
+    coupled = groups.find(narrow)
+    head_cut = None if recipe.keep_head else head.cut_of(full, classes)
+    plans = tuple(
+        planning.draw(
+            scores, coupled, stages.budget(recipe, ratio), narrow.geometry,
+            head=head_cut, full=full.geometry.cost(),
+        )
+        for ratio in sorted({0.0, *recipe.ratio})
+    )  # fmt: skip
+    return Planned(full, narrow, images, plans, scores.images)
+
+
+def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> RunReport:
+    """Walk the whole street and leave one bundle for each ratio, the baseline among them.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to do.
+    output : Path
+        The run's folder; it appears when all bundles are whole.
+    say : Say
+        Hears of every step.
+    force : bool
+        Replace `output` if it exists.
+
+    Returns
+    -------
+    RunReport
+        Costs, accuracies, proofs and latencies; also written to ``report.json``.
+    """
+    bundle.refuse_existing(output, force=force)
+    planned = plan(recipe, say)
+    models = []
+    with bundle.workplace(output, force=force) as work:
+        made = [_make(recipe, planned, drawn, work, say) for drawn in planned.plans]
+        say.step("judge on the test split")
+        test = planned.samples.open_test()
+        shared = stages.before(planned.full, planned.narrow, test, recipe.batch_size)
+        for result in made:
+            metrics = result.metrics(shared, test, recipe.batch_size)
+            pack.seal(
+                result.final, result.plan, metrics, test, work / result.name,
+                recipe=recipes.to_toml(recipe),
+                baseline=None if result.name == BASELINE else BASELINE,
+                check_images=recipe.bundle_images,
+            )  # fmt: skip
+            models.append(metrics)
+        report = RunReport(
+            tool_version=__version__,
+            checkpoint=planned.full.checkpoint,
+            classes=require_classes(planned.full),
+            strategy=recipe.strategy,
+            scored_images=planned.scored_images,
+            bad_images=tuple(planned.samples.bad),
+            models=tuple(models),
+            benchmark=Skipped(reason="not measured yet; run: capdeploy bench"),
+        )
+        (work / bundle.RECIPE).write_text(recipes.to_toml(recipe))
+        (work / REPORT).write_text(report.to_json())
+    if recipe.bench:
+        say.step("measure")
+        report = report.model_copy(update={"benchmark": _bench(recipe, output, say)})
+        stages.rewrite(output / REPORT, report.to_json())
+    return report
+
+
+def _make(recipe: Recipe, planned: Planned, drawn: PruningPlan, work: Path, say: Say) -> stages.Made:
+    ratio = drawn.budget.ratio
+    name = BASELINE if ratio == 0 else f"ratio-{ratio:g}"
+    cut = apply.cut(planned.full, drawn)
+    made = stages.Made(name, drawn, cut)
+    if ratio > 0:
+        made = stages.recover(made, planned.narrow, planned.samples, recipe, say)
+    say.step(f"export {name}")
+    return stages.export(made, planned.samples.validation, work / name, recipe)
+
+
+def _bench(recipe: Recipe, output: Path, say: Say) -> BenchmarkReport | Skipped:
+    profile = recipes.profile_of(recipe)
+    try:
+        return matrix.run(bundle.find(output), profile, seconds=recipe.bench_seconds, say=say)
+    except CapdeployError as error:
+        # The bundles are whole and stay; only their measurement failed.
+        say.note(f"{output} is complete, but could not be measured")
+        raise error

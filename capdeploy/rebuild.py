@@ -1,0 +1,197 @@
+"""From a bundle's plan and weights back to a torch network, without pickle or tracing.
+
+The only place that knows how to narrow a layer: the knife (`prune.apply`), the head cut and the
+PyTorch runtime all use it, so a rebuilt network cannot differ from the one that was packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from capdeploy.errors import ArchitectureError, CheckpointError
+from capdeploy.values.checkpoint import Architecture
+from capdeploy.values.plan import LayerCut, PruningPlan
+from capdeploy.zoo import SOURCES
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Tell whether a layer is a convolution with one filter per channel."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.groups > 1
+        and layer.groups == layer.in_channels == layer.out_channels
+    )
+
+
+def can_narrow(layer: nn.Module) -> bool:
+    """Tell whether `narrow` can handle a layer."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 or is_depthwise(layer)
+    return isinstance(layer, (nn.Linear, *NORMS))
+
+
+def narrow(network: nn.Module, cuts: Iterable[LayerCut]) -> None:
+    """Remove channels from layers, in place.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; pass a copy if the original is still needed.
+    cuts : Iterable[LayerCut]
+        Kept output and input indices of each layer, of its present shape; the order of kept
+        outputs becomes the order of the narrowed layer's outputs.
+
+    Raises
+    ------
+    ArchitectureError
+        If a layer is not there, is of a kind that cannot be narrowed, or has too few channels.
+    """
+    for cut in cuts:
+        try:
+            layer = network.get_submodule(cut.layer)
+        except AttributeError as error:
+            raise ArchitectureError(f"the network has no layer {cut.layer}") from error
+        if not can_narrow(layer):
+            raise ArchitectureError(
+                f"layer {cut.layer} ({type(layer).__name__}) cannot be narrowed; protect it"
+            )
+        _check_range(layer, cut)
+        with torch.no_grad():
+            _narrow_layer(layer, cut)
+
+
+def _check_range(layer: nn.Module, cut: LayerCut) -> None:
+    widths = _widths(layer)
+    for kept, width in zip((cut.kept_out, cut.kept_in), widths, strict=True):
+        if kept is not None and max(kept) >= width:
+            raise ArchitectureError(
+                f"layer {cut.layer} has {width} channels, the plan keeps channel {max(kept)}; "
+                "the plan belongs to another network"
+            )
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels, layer.in_channels
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    if isinstance(layer, NORMS):
+        return layer.num_features, layer.num_features
+    raise TypeError(type(layer).__name__)
+
+
+def _narrow_layer(layer: nn.Module, cut: LayerCut) -> None:
+    kept_out, kept_in = cut.kept_out, cut.kept_in
+    if isinstance(layer, nn.Conv2d):
+        if is_depthwise(layer):
+            kept_out, kept_in = kept_out or kept_in, None
+            layer.groups = layer.in_channels = len(kept_out or ()) or layer.groups
+        _select_rows(layer, ("weight", "bias"), kept_out)
+        _select_columns(layer, kept_in)
+        layer.out_channels = layer.weight.shape[0]
+        layer.in_channels = layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, nn.Linear):
+        _select_rows(layer, ("weight", "bias"), kept_out)
+        _select_columns(layer, kept_in)
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, NORMS):
+        _select_rows(layer, ("weight", "bias", "running_mean", "running_var"), kept_out)
+        layer.num_features = len(kept_out) if kept_out is not None else layer.num_features
+
+
+def _select_rows(layer: nn.Module, names: tuple[str, ...], kept: tuple[int, ...] | None) -> None:
+    if kept is None:
+        return
+    for name in names:
+        tensor = getattr(layer, name)
+        if tensor is not None:
+            _replace(layer, name, tensor.index_select(0, _index(kept, tensor)))
+
+
+def _select_columns(layer: nn.Module, kept: tuple[int, ...] | None) -> None:
+    if kept is None:
+        return
+    weight = layer.get_parameter("weight")
+    _replace(layer, "weight", weight.index_select(1, _index(kept, weight)))
+
+
+def _index(kept: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(kept, dtype=torch.long, device=like.device)
+
+
+def _replace(layer: nn.Module, name: str, value: torch.Tensor) -> None:
+    old = getattr(layer, name)
+    fresh = value.detach().clone()
+    if isinstance(old, nn.Parameter):
+        setattr(layer, name, nn.Parameter(fresh, requires_grad=old.requires_grad))
+    else:
+        setattr(layer, name, fresh)
+
+
+def build(architecture: Architecture, outputs: int | None) -> nn.Module:
+    """Build an architecture with fresh weights.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        What to build.
+    outputs : int | None
+        Width of the head; None leaves the network's default.
+
+    Returns
+    -------
+    nn.Module
+        The network.
+
+    Raises
+    ------
+    ArchitectureError
+        If it is unknown or its arguments do not fit.
+    """
+    source = SOURCES.load(architecture.source)
+    return source.build(architecture.name, architecture.arguments, outputs)
+
+
+def from_plan(
+    architecture: Architecture, outputs: int, plan: PruningPlan, weights: Path
+) -> nn.Module:
+    """Rebuild a compressed network: architecture, then the plan's shapes, then the weights.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        The original architecture.
+    outputs : int
+        Width of the original head.
+    plan : PruningPlan
+        Kept original indices of every layer.
+    weights : Path
+        The bundle's safetensors file.
+
+    Returns
+    -------
+    nn.Module
+        The network in evaluation mode; it answers bit for bit as the packed one did.
+
+    Raises
+    ------
+    ArchitectureError
+        If the plan does not belong to the architecture.
+    CheckpointError
+        If the weights do not fit.
+    """
+    network = build(architecture, outputs)
+    narrow(network, plan.layers)
+    try:
+        network.load_state_dict(load_file(weights), strict=True)
+    except RuntimeError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{weights} does not fit {architecture}: {line}") from error
+    return network.eval()

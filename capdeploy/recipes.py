@@ -1,0 +1,140 @@
+"""Merges what a run was asked to do: defaults < profile < recipe file < environment < flags."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from capdeploy import profiles
+from capdeploy.catalog import nearest
+from capdeploy.errors import ConfigError
+from capdeploy.values.profile import HardwareProfile
+from capdeploy.values.recipe import Recipe
+
+PREFIX = "CAPDEPLOY_"
+LISTS = frozenset({"classes", "protect", "ratio", "runtimes", "devices", "mean", "std", "input_size"})
+
+
+def resolve(
+    file: Path | None,
+    environment: Mapping[str, str],
+    settings: Sequence[str],
+    flags: Mapping[str, Any],
+) -> Recipe:
+    """Merge all layers into one recipe.
+
+    Parameters
+    ----------
+    file : Path | None
+        A TOML recipe.
+    environment : Mapping[str, str]
+        ``CAPDEPLOY_RATIO=0.5`` and the like; other variables are ignored.
+    settings : Sequence[str]
+        ``key=value`` from ``--set``; they count as flags.
+    flags : Mapping[str, Any]
+        Recipe key to value; None means not given.
+
+    Returns
+    -------
+    Recipe
+        The complete recipe.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, a value is not valid, or a required one is missing.
+    """
+    layers: dict[str, Any] = {}
+    layers |= _file(file) if file is not None else {}
+    layers |= _environment(environment)
+    layers |= dict(map(_setting, settings))
+    layers |= {key: value for key, value in flags.items() if value is not None}
+    for key in layers:
+        _known(key)
+    profile = profiles.load(str(layers.get("profile", "this-host")))
+    below = {"align": profile.device.align}
+    missing = [key for key in ("checkpoint", "arch", "data") if key not in layers]
+    if missing:
+        flag = "CHECKPOINT" if missing[0] == "checkpoint" else f"--{missing[0]}"
+        raise ConfigError(f"{flag} is missing; give it as a flag, in the recipe, or use --demo")
+    return Recipe.from_plain(below | layers, source="recipe")
+
+
+def profile_of(recipe: Recipe) -> HardwareProfile:
+    """Load a recipe's profile, with the recipe's own runtimes, devices and threads laid over it."""
+    given = {"runtimes": recipe.runtimes, "devices": recipe.devices, "threads": recipe.threads}
+    return with_runtime(profiles.load(recipe.profile), given)
+
+
+def with_runtime(profile: HardwareProfile, given: Mapping[str, Any]) -> HardwareProfile:
+    """Return a profile with some of its runtime settings replaced; empty values change nothing."""
+    changes = {key: value for key, value in given.items() if value}
+    return profile.model_copy(update={"runtime": profile.runtime.model_copy(update=changes)})
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Write a recipe as TOML; it is a valid input. Keys without a value are left out."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from error
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for name, text in environment.items():
+        if not name.startswith(PREFIX):
+            continue
+        key = name.removeprefix(PREFIX).lower()
+        # Other tools may use the prefix for their own ends (CAPDEPLOY_COMPLETE is click's).
+        if key in Recipe.model_fields:
+            found[key] = _value(key, text)
+    return found
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals:
+        raise ConfigError(f"--set {text}: expected key=value")
+    _known(key)
+    return key, _value(key, value.strip())
+
+
+def _known(key: str) -> None:
+    if key not in Recipe.model_fields:
+        raise ConfigError(
+            f"unknown recipe key '{key}'; {nearest(key, tuple(Recipe.model_fields))}"
+        )
+
+
+def _value(key: str, text: str) -> Any:
+    """Read a value: JSON if it is some, else words; lists may be written a,b,c."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if key in LISTS and not isinstance(value, list):
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return parts if key in {"classes", "protect", "runtimes", "devices"} else [
+            _number(part) for part in parts
+        ]
+    return value
+
+
+def _number(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

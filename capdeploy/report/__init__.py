@@ -1,0 +1,1 @@
+"""Telling: text and Markdown from the JSON of a run."""

@@ -1,0 +1,304 @@
+"""What a run's tables say, as plain strings; text and Markdown only lay them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capdeploy.bench.stats import percentile
+from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.manifest import Manifest
+from capdeploy.values.plan import PruningPlan
+from capdeploy.values.report import (
+    BenchmarkReport,
+    Measured,
+    Metrics,
+    Row,
+    RunReport,
+    Skipped,
+)
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headed columns of text.
+
+    Parameters
+    ----------
+    title : str
+        What it shows, and what its numbers mean.
+    columns : tuple[str, ...]
+        Headings; the first column is a name, the others are right-aligned.
+    rows : tuple[tuple[str, ...], ...]
+        As many cells as there are columns.
+    notes : tuple[str, ...]
+        Lines underneath.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def count(value: int) -> str:
+    """Shorten a count.
+
+    Examples
+    --------
+    >>> count(1_822_000_000), count(11_690_512), count(950)
+    ('1.82 G', '11.7 M', '950')
+    """
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)
+
+
+def percent(accuracy: Accuracy) -> str:
+    """Write an accuracy with its interval, for example ``97.5 % [96.1, 98.4]``."""
+    low, high = accuracy.interval
+    return f"{accuracy.top1:.1%} [{low * 100:.1f}, {high * 100:.1f}]".replace("%", " %")
+
+
+def milliseconds(value: float) -> str:
+    """Write a latency with three significant digits."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def summary(report: RunReport) -> Table:
+    """Compare the models of a run: cost, accuracy, latency and speed-up in each runtime."""
+    benchmark = report.benchmark if isinstance(report.benchmark, BenchmarkReport) else None
+    runtimes = _cpu_runtimes(benchmark)
+    columns = ["model", "filters cut", "accuracy [95 %]", "MACs", "parameters", "ONNX MiB"]
+    columns += [f"{runtime} p50 ms" for runtime in runtimes]
+    columns += [f"{runtime} speed-up" for runtime in runtimes]
+    rows = []
+    for metrics in report.models:
+        cells = [
+            metrics.name,
+            f"{metrics.realised_ratio:.1%}",
+            percent(metrics.accuracy[-1]),
+            _fewer(metrics.after.macs, metrics.before.macs),
+            _fewer(metrics.after.parameters, metrics.before.parameters),
+            f"{metrics.artifact.size_bytes / MIB:.2f}",
+        ]
+        found = [_cpu_row(benchmark, metrics.name, runtime) for runtime in runtimes]
+        cells += [_p50(row) for row in found]
+        cells += [_speed_up(row) for row in found]
+        rows.append(tuple(cells))
+    first = report.models[0].accuracy[-1]
+    notes = [
+        f"accuracy on {first.images} test images of {len(report.classes)} classes, Wilson 95 %; "
+        "MACs of convolutions and linear layers, one image",
+    ]
+    if benchmark is not None:
+        notes += _benchmark_notes(benchmark)
+    elif isinstance(report.benchmark, Skipped):
+        notes.append(f"not measured: {report.benchmark.reason}")
+    return Table("Before and after", tuple(columns), tuple(rows), tuple(notes))
+
+
+def _fewer(value: int, base: int) -> str:
+    shown = count(value)
+    return shown if value == base else f"{shown} ({base / value:.1f}x fewer)"
+
+
+def _cpu_runtimes(benchmark: BenchmarkReport | None) -> list[str]:
+    rows = benchmark.rows if benchmark is not None else ()
+    names = [row.settings.runtime for row in rows if row.settings.device == "cpu"]
+    return list(dict.fromkeys(names))
+
+
+def _cpu_row(benchmark: BenchmarkReport | None, bundle: str, runtime: str) -> Row | None:
+    for row in benchmark.rows if benchmark is not None else ():
+        wanted = (row.settings.bundle, row.settings.runtime, row.settings.device)
+        if wanted == (bundle, runtime, "cpu"):
+            return row
+    return None
+
+
+def _p50(row: Row | None) -> str:
+    if row is None or not isinstance(row.result, Measured):
+        return "-"
+    return milliseconds(percentile(row.result.latency_ms, 50))
+
+
+def _speed_up(row: Row | None) -> str:
+    if row is None or not isinstance(row.result, Measured):
+        return "-"
+    found = row.result.speed_up
+    return "1 (baseline)" if found is None else f"{found.ratio:.1f}x [{found.low:.1f}, {found.high:.1f}]"
+
+
+def _benchmark_notes(benchmark: BenchmarkReport) -> list[str]:
+    first = benchmark.rows[0].settings
+    where = f"profile {benchmark.profile}"
+    if benchmark.emulated:
+        where += " emulated on this host (threads only)"
+    return [
+        f"{where}: {first.threads} thread(s), batch {first.batch}, {first.precision}, "
+        f"{benchmark.environment.cpu_model}",
+        f"{benchmark.includes}; speed-up against the head-cut network, interleaved in one "
+        "process, bootstrap 95 %",
+    ]
+
+
+def stages(metrics: Metrics) -> Table:
+    """Show the accuracy of one model at every stage."""
+    rows = tuple(
+        (
+            accuracy.stage,
+            percent(accuracy),
+            str(accuracy.images),
+            f"{accuracy.worst.name}: {accuracy.worst.correct}/{accuracy.worst.images}",
+        )
+        for accuracy in metrics.accuracy
+    )
+    notes = []
+    training = metrics.training
+    if training is not None:
+        found = "found by a range test" if training.rate_found else "given"
+        notes.append(
+            f"{len(training.epochs)} epoch(s), learning rate {training.learning_rate:.1e} ({found}), "
+            f"best epoch {training.best_epoch} by {training.validation_images} validation images"
+        )
+        if training.rolled_back:
+            kept = "the beginning" if training.best_epoch == 0 else f"epoch {training.best_epoch}"
+            why = "the loss diverged" if training.diverged else "later epochs validated worse"
+            notes.append(f"rolled back to {kept}: {why}")
+    return Table(
+        f"{metrics.name}: top-1 at every stage (test split)",
+        ("stage", "accuracy [95 %]", "n", "worst class"),
+        rows,
+        tuple(notes),
+    )
+
+
+def per_class(metrics: Metrics) -> Table:
+    """Show every class before and after, worst first."""
+    first = next(
+        (entry for entry in metrics.accuracy if entry.stage == "head cut"), metrics.accuracy[0]
+    )
+    before = {entry.name: entry for entry in first.classes}
+    rows = []
+    for entry in sorted(metrics.accuracy[-1].classes, key=lambda entry: entry.top1):
+        low, high = entry.interval
+        rows.append(
+            (
+                entry.name,
+                f"{before[entry.name].top1 * 100:.1f} %",
+                f"{entry.top1 * 100:.1f} % [{low * 100:.1f}, {high * 100:.1f}]",
+                str(entry.images),
+            )
+        )
+    return Table(
+        f"{metrics.name}: per class, worst first",
+        ("class", first.stage, f"{metrics.accuracy[-1].stage} [95 %]", "n"),
+        tuple(rows),
+    )
+
+
+def plan(drawn: PruningPlan) -> Table:
+    """Show the groups of a plan and what remains of each."""
+    rows = tuple(
+        (
+            cut.group,
+            str(len(cut.members)),
+            str(cut.width),
+            str(len(cut.kept)),
+            cut.whole_because or "",
+        )
+        for cut in drawn.groups
+    )
+    before, after = drawn.before, drawn.after
+    notes = (
+        f"filters: {drawn.budget.ratio:.1%} requested, {drawn.realised_ratio:.1%} realised",
+        f"MACs: {count(before.macs)} -> {count(after.macs)} "
+        f"({before.macs / after.macs:.2f}x fewer), full head {count(drawn.full.macs)}",
+        f"parameters: {count(before.parameters)} -> {count(after.parameters)} "
+        f"({before.parameters / after.parameters:.2f}x fewer), full head "
+        f"{count(drawn.full.parameters)}",
+    )
+    return Table(
+        f"Plan: {drawn.strategy}, ratio {drawn.budget.ratio:g}, align {drawn.budget.align}",
+        ("group", "members", "width", "kept", "left whole because"),
+        rows,
+        notes,
+    )
+
+
+def benchmark(report: BenchmarkReport) -> Table:
+    """Show every row of a benchmark."""
+    columns = (
+        "bundle", "runtime", "device", "p50 ms", "p90 ms", "mean ms", "images/s", "load ms",
+        "first ms", "RSS MiB", "MiB", "accuracy [95 %]", "parity", "speed-up [95 %]",
+    )  # fmt: skip
+    skipped = []
+    rows = []
+    for row in report.rows:
+        name = (row.settings.bundle, row.settings.runtime, row.settings.device)
+        if isinstance(row.result, Skipped):
+            line = f"{row.settings.runtime} on {row.settings.device}: skipped: {row.result.reason}"
+            rows.append((*name, "skipped", *[""] * (len(columns) - 4)))
+            if line not in skipped:
+                skipped.append(line)
+        else:
+            rows.append((*name, *_measured(row, row.result)))
+    budgets = [
+        f"budget {entry.budget} <= {entry.limit:g} for {entry.settings.bundle} in "
+        f"{entry.settings.runtime} on {entry.settings.device}: {entry.outcome}"
+        + (f" ({entry.value:.3g})" if entry.value is not None else "")
+        for entry in report.budgets
+    ]
+    notes = (*_benchmark_notes(report), *skipped, *budgets)
+    return Table("Benchmark", columns, tuple(rows), notes)
+
+
+def _measured(row: Row, result: Measured) -> tuple[str, ...]:
+    values = result.latency_ms
+    mean = sum(values) / len(values)
+    parity = result.parity
+    return (
+        milliseconds(percentile(values, 50)),
+        milliseconds(percentile(values, 90)),
+        milliseconds(mean),
+        f"{row.settings.batch * 1000 / mean:.0f}",
+        milliseconds(result.load_ms),
+        milliseconds(result.first_ms),
+        f"{result.peak_rss_mib:.0f}",
+        f"{result.size_bytes / MIB:.2f}",
+        percent(result.accuracy) if result.accuracy else "-",
+        f"{parity.top1_agreement:.0%}, {parity.max_abs_error:.0e}" if parity else "-",
+        _speed_up(row),
+    )
+
+
+def manifest(shown: Manifest) -> Table:
+    """Show what a bundle says of itself."""
+    artifact = shown.artifact
+    simplified = artifact.simplification
+    removed = simplified.nodes_before - simplified.nodes_after
+    rows = (
+        ("role", shown.role),
+        ("made by", f"capdeploy {shown.tool_version}"),
+        ("checkpoint", f"{shown.checkpoint.file} (sha256 {shown.checkpoint.sha256[:12]}...)"),
+        ("architecture", str(shown.checkpoint.architecture)),
+        ("classes", ", ".join(shown.classes.names)),
+        ("output ids", ", ".join(map(str, shown.classes.kept))),
+        ("head", "cut to the classes" if shown.head_cut else f"{shown.classes.total} outputs"),
+        ("input", f"{shown.preprocessing.height}x{shown.preprocessing.width} "
+                  f"{shown.preprocessing.channel_order}"),
+        ("MACs", count(shown.cost.macs)),
+        ("parameters", count(shown.cost.parameters)),
+        ("accuracy", percent(shown.accuracy) if shown.accuracy else "-"),
+        ("graph", f"opset {artifact.opset}, {artifact.nodes} nodes, "
+                  f"{artifact.size_bytes / MIB:.2f} MiB"),
+        ("onnxsim", f"{removed} nodes removed" if simplified.applied
+                    else f"not applied: {simplified.reason}"),
+        *((f"parity, {proof.stage}", f"max abs error {proof.max_abs_error:.1e}, top-1 agreement "
+           f"{proof.top1_agreement:.1%} on {proof.images} images") for proof in artifact.parity),
+        ("files", ", ".join(shown.files)),
+    )  # fmt: skip
+    return Table(f"Bundle {shown.name}", ("", ""), rows)

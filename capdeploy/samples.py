@@ -1,0 +1,244 @@
+"""Samples = batches of the chosen classes; `open` makes them from a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from capdeploy.data import KINDS, Dataset
+from capdeploy.errors import DataError
+from capdeploy.values.checkpoint import Preprocessing
+from capdeploy.values.classes import ClassSubset
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of the kept classes of one split, with labels 0..k-1 in the order of the classes.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where they come from.
+    split : str
+        The split.
+    rows : npt.NDArray[np.int64]
+        (N,) positions in the split.
+    labels : npt.NDArray[np.int64]
+        (N,) positions in the class subset.
+    preprocessing : Preprocessing
+        From image to input.
+    cache : dict[int, npt.NDArray[np.uint8]]
+        Decoded images by row, (H, W, 3) at the input size; rows that are absent are decoded again.
+    """
+
+    dataset: Dataset
+    split: str
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    preprocessing: Preprocessing
+    cache: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pixels(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return images at the input size, (len(positions), H, W, 3) uint8 RGB."""
+        return np.stack([self._pixels(int(self.rows[position])) for position in positions])
+
+    def _pixels(self, row: int) -> npt.NDArray[np.uint8]:
+        kept = self.cache.get(row)
+        return kept if kept is not None else fit(self.dataset.read(self.split, row),
+                                                 self.preprocessing)
+
+    def batches(
+        self, size: int, *, shuffle: np.random.Generator | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (images, labels): (n, 3, H, W) float32 and (n,) int64, n at most `size`."""
+        order = np.arange(len(self)) if shuffle is None else shuffle.permutation(len(self))
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            inputs = self.preprocessing.apply(self.pixels(chosen))
+            yield torch.from_numpy(inputs), torch.from_numpy(self.labels[chosen])
+
+    def take(self, count: int, *, seed: int) -> Images:
+        """Draw at most `count` images, the classes in turn, so that all are shown alike."""
+        generator = np.random.default_rng(seed)
+        queues = [
+            list(generator.permutation(np.flatnonzero(self.labels == label)))
+            for label in np.unique(self.labels)
+        ]
+        longest = max(map(len, queues))
+        turns = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
+        return self._only(np.array(turns[:count], dtype=np.int64))
+
+    def _only(self, positions: npt.NDArray[np.int64]) -> Images:
+        return Images(
+            self.dataset,
+            self.split,
+            self.rows[positions],
+            self.labels[positions],
+            self.preprocessing,
+            self.cache,
+        )
+
+    def tail(self, share: float) -> tuple[Images, Images]:
+        """Cut the last share of every class off: (front, tail), each with every class.
+
+        Files stand in name order, so frames of one track or burst, which are nearly the same,
+        stay on one side; a random draw would let them leak into validation.
+        """
+        front: list[int] = []
+        back: list[int] = []
+        for label in np.unique(self.labels):
+            members = np.flatnonzero(self.labels == label).tolist()
+            cut = len(members) - max(1, round(len(members) * share))
+            front += members[:cut]
+            back += members[cut:]
+        return self._only(np.array(sorted(front))), self._only(np.array(sorted(back)))
+
+
+@dataclass
+class Samples:
+    """All splits of the chosen classes. The test split is opened when it is asked for.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where the images come from.
+    data_classes : tuple[int, ...]
+        The data class of each kept class, in output order.
+    classes : ClassSubset
+        The kept classes.
+    preprocessing : Preprocessing
+        From image to input.
+    validation_share : float
+        Share of each class's training images that is held back, (0, 0.9).
+    max_bad : int
+        How many unreadable images are tolerated in all.
+    cache_mib : int
+        Memory for decoded images, in MiB.
+    """
+
+    dataset: Dataset
+    data_classes: tuple[int, ...]
+    classes: ClassSubset
+    preprocessing: Preprocessing
+    validation_share: float
+    max_bad: int
+    cache_mib: int
+    bad: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        everything = self._open("train")
+        self.train, self.validation = everything.tail(self.validation_share)
+        if np.unique(self.train.labels).size < len(self.classes):
+            raise DataError(
+                "a class has too few training images to hold some back for validation; "
+                "at least 2 are needed"
+            )
+
+    def open_test(self) -> Images:
+        """Open the test split: ``test`` if the data set has one, else ``val``."""
+        return self._open("test" if "test" in self.dataset.splits else "val")
+
+    def _open(self, split: str) -> Images:
+        of_data = {data: label for label, data in enumerate(self.data_classes)}
+        labels = self.dataset.labels(split)
+        rows = np.flatnonzero(np.isin(labels, self.data_classes)).astype(np.int64)
+        local = np.array([of_data[int(labels[row])] for row in rows], dtype=np.int64)
+        for label, name in enumerate(self.classes.names):
+            if not (local == label).any():
+                raise DataError(f"class {name} has no images in the {split} split")
+        cache, bad = self._decode(split, rows)
+        good = ~np.isin(rows, bad)
+        images = Images(self.dataset, split, rows[good], local[good], self.preprocessing, cache)
+        if np.unique(images.labels).size < len(self.classes):
+            raise DataError(f"a class has no readable images in the {split} split")
+        return images
+
+    def _decode(
+        self, split: str, rows: npt.NDArray[np.int64]
+    ) -> tuple[dict[int, npt.NDArray[np.uint8]], list[int]]:
+        """Read every image once: find the bad ones, and keep what fits the memory budget."""
+        room = self.cache_mib * MIB // (self.preprocessing.height * self.preprocessing.width * 3)
+        cache: dict[int, npt.NDArray[np.uint8]] = {}
+        bad: list[int] = []
+        for row in map(int, rows):
+            try:
+                pixels = fit(self.dataset.read(split, row), self.preprocessing)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                bad.append(row)
+                self._tolerate(self.dataset.describe(split, row))
+                continue
+            if len(cache) < room:
+                cache[row] = pixels
+        return cache, bad
+
+    def _tolerate(self, name: str) -> None:
+        self.bad.append(name)
+        if len(self.bad) > self.max_bad:
+            raise DataError(
+                f"{len(self.bad)} unreadable image{'s' if len(self.bad) > 1 else ''}, "
+                f"{self.max_bad} tolerated, last {name}; mend or remove it, or raise "
+                "--max-bad-images"
+            )
+
+
+def fit(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """Bring an image to the input size: short side resized (bilinear, antialiased), centre crop.
+
+    Parameters
+    ----------
+    image : npt.NDArray[np.uint8]
+        (H, W, 3) RGB.
+    preprocessing : Preprocessing
+        Gives the input size.
+
+    Returns
+    -------
+    npt.NDArray[np.uint8]
+        (height, width, 3); the same array if it has that size already.
+    """
+    height, width = preprocessing.height, preprocessing.width
+    if image.shape[:2] == (height, width):
+        return image
+    scale = max(height / image.shape[0], width / image.shape[1])
+    tall, wide = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
+    resized = np.asarray(
+        Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR), dtype=np.uint8
+    )
+    top, left = (tall - height) // 2, (wide - width) // 2
+    return resized[top : top + height, left : left + width]
+
+
+def open_dataset(text: str) -> Dataset:
+    """Open ``kind:location``, for example ``folder:images`` or ``digits``.
+
+    Parameters
+    ----------
+    text : str
+        The user's words.
+
+    Returns
+    -------
+    Dataset
+        The opened data set; no image is read yet.
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown.
+    DataError
+        If there is nothing at the location, or not in the expected layout.
+    """
+    kind, _, location = text.partition(":")
+    dataset: Dataset = KINDS.load(kind).open(location)
+    return dataset
+

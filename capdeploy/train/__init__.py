@@ -1,0 +1,1 @@
+"""Changing weights: head, BN statistics, fine-tuning, and judging by accuracy."""

@@ -1,0 +1,51 @@
+"""Re-estimate batch normalisation after a cut: its statistics belong to the wider network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from capdeploy.model import Model
+from capdeploy.samples import Images
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def reestimate(model: Model, images: Images, *, batch_size: int) -> Model:
+    """Replace the running statistics by the averages over some training images.
+
+    Parameters
+    ----------
+    model : Model
+        The network; it is left as it was.
+    images : Images
+        Training images of the kept classes; no labels are needed.
+    batch_size : int
+        Images per batch.
+
+    Returns
+    -------
+    Model
+        A copy with fresh statistics and the same weights; an equal copy if it has no
+        batch normalisation.
+
+    References
+    ----------
+    Li et al., EagleEye: Fast sub-net evaluation for efficient neural network pruning, ECCV 2020.
+    """
+    module = model.copy_module().eval()
+    norms = [layer for layer in module.modules() if isinstance(layer, NORMS)
+             and layer.track_running_stats]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average over all batches
+        layer.train()
+    with torch.no_grad():
+        for batch, _ in images.batches(batch_size):
+            # A batch of one has no variance to average.
+            if norms and len(batch) > 1:
+                module(batch)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    return model.with_module(module.eval())

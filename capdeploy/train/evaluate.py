@@ -1,0 +1,58 @@
+"""Accuracy on labelled images, per class."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from capdeploy.model import Model, require_classes
+from capdeploy.observe.taps import evaluating
+from capdeploy.samples import Images
+from capdeploy.values.accuracy import Accuracy, ClassAccuracy
+
+
+def accuracy(
+    model: Model, images: Images, *, stage: str, batch_size: int, masked: bool = False
+) -> Accuracy:
+    """Measure top-1 accuracy.
+
+    Parameters
+    ----------
+    model : Model
+        A network with its full head or its head cut.
+    images : Images
+        Labelled images of the kept classes.
+    stage : str
+        What to call the result.
+    batch_size : int
+        Images per pass.
+    masked : bool
+        With a full head: answer only among the kept classes.
+
+    Returns
+    -------
+    Accuracy
+        Right answers per class.
+    """
+    classes = require_classes(model)
+    right = np.zeros(len(classes), dtype=np.int64)
+    for answers, labels in answered(model, images, batch_size):
+        logits, targets = answers, model.targets(labels)
+        if masked and not model.head_cut:
+            logits, targets = answers[:, list(classes.kept)], labels
+        hits = (logits.argmax(dim=1) == targets).numpy()
+        right += np.bincount(labels.numpy()[hits], minlength=len(classes))
+    counts = np.bincount(images.labels, minlength=len(classes))
+    return Accuracy(
+        stage=stage,
+        classes=tuple(
+            ClassAccuracy(name=name, correct=int(correct), images=int(count))
+            for name, correct, count in zip(classes.names, right, counts, strict=True)
+        ),
+    )
+
+
+def answered(model: Model, images: Images, batch_size: int) -> list[tuple[torch.Tensor, ...]]:
+    """Return (logits, labels) of every batch, (n, outputs) float32 and (n,) int64."""
+    with torch.no_grad(), evaluating(model.module):
+        return [(model.module(batch), labels) for batch, labels in images.batches(batch_size)]

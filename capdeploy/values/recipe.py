@@ -1,0 +1,72 @@
+"""Everything that one run of ``capdeploy compress`` was asked to do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from capdeploy.values.noun import SCHEMA_VERSION, Noun
+
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Recipe(Noun):
+    """A run, complete: flags, environment, recipe file, profile and defaults merged."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+
+    checkpoint: str = Field(min_length=1, description="file of weights")
+    arch: str = Field(min_length=1, description="torchvision name or package.module:callable")
+    arch_args: dict[str, JsonValue] = Field(default_factory=dict)
+
+    data: str = Field(min_length=1, description="folder:PATH or digits")
+    input_size: tuple[int, int] | None = Field(default=None, description="height, width")
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    channel_order: Literal["RGB", "BGR"] | None = None
+    labels: str | None = Field(default=None, description="file: one name a line, output order")
+    label_map: str | None = Field(default=None, description="JSON or TOML: folder -> output id")
+    classes: tuple[str, ...] = Field(default=(), description="names or ids, output order; () = all")
+    validation_share: float = Field(default=0.1, gt=0, lt=0.9)
+    max_bad_images: int = Field(default=0, ge=0)
+    cache_mib: int = Field(default=2048, ge=0, description="memory for decoded images")
+
+    strategy: str = "ocap"
+    score_images: int = Field(default=512, ge=2)
+    ratio: tuple[Ratio, ...] = Field(default=(0.5,), min_length=1)
+    align: int = Field(default=8, ge=1)
+    skip_first: int = Field(default=0, ge=0)
+    protect: tuple[str, ...] = ()
+    residual: Literal["keep", "prune"] = "prune"
+    keep_head: bool = False
+
+    bn_images: int = Field(default=1024, ge=0, description="for BN re-estimation; 0 = off")
+    epochs: int = Field(default=3, ge=0)
+    lr: float | None = Field(default=None, gt=0, description="None: found by a range test")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(default=1e-4, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
+    distill: bool = True
+    temperature: float = Field(default=4.0, gt=0)
+    patience: int = Field(default=5, ge=1, description="epochs without a better validation")
+    batch_size: int = Field(default=64, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+    parity_atol: float = Field(default=1e-4, gt=0)
+    simplify_seconds: int = Field(default=120, ge=1)
+    bundle_images: int = Field(default=128, ge=2, description="test images put into the bundle")
+
+    profile: str = "this-host"
+    runtimes: tuple[str, ...] = Field(default=(), description="() = the profile's")
+    devices: tuple[str, ...] = Field(default=(), description="() = the profile's")
+    threads: int | None = Field(default=None, ge=1, description="None: the profile's")
+    bench: bool = True
+    bench_seconds: float = Field(default=3.0, gt=0, description="measuring time of a row")
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        if len(set(self.ratio)) != len(self.ratio):
+            raise ValueError("a ratio is given twice")
+        return self

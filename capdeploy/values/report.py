@@ -1,0 +1,174 @@
+"""What was done and what was measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.artifact import Artifact, Parity
+from capdeploy.values.checkpoint import Checkpoint
+from capdeploy.values.classes import ClassSubset
+from capdeploy.values.cost import Cost
+from capdeploy.values.noun import SCHEMA_VERSION, Noun
+
+
+class Epoch(Noun):
+    """One pass over the training images."""
+
+    number: int = Field(ge=1)
+    loss: float = Field(description="mean training loss")
+    validation_top1: float = Field(ge=0, le=1)
+    learning_rate: float = Field(ge=0, description="at the end of the epoch")
+    seconds: float = Field(ge=0)
+
+
+class Training(Noun):
+    """How a network was fine-tuned, and whether it was worth it."""
+
+    learning_rate: float = Field(gt=0, description="peak of the schedule")
+    rate_found: bool = Field(description="true if a range test chose the learning rate")
+    validation_images: int = Field(gt=0)
+    start_top1: float = Field(ge=0, le=1, description="on validation, before any step")
+    epochs: tuple[Epoch, ...]
+    best_epoch: int = Field(ge=0, description="0 is the beginning")
+    stopped_early: bool
+    diverged: bool = Field(default=False, description="the loss became infinite or NaN")
+
+    @property
+    def rolled_back(self) -> bool:
+        """True if the kept state is not that of the last epoch."""
+        return bool(self.epochs) and self.best_epoch != self.epochs[-1].number
+
+
+class Metrics(Noun):
+    """Everything known about one compressed network, on the workshop side."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    name: str
+    requested_ratio: float = Field(ge=0, lt=1)
+    realised_ratio: float = Field(ge=0, lt=1)
+    full: Cost
+    before: Cost
+    after: Cost
+    accuracy: tuple[Accuracy, ...] = Field(description="stages in order; the last is the result")
+    training: Training | None = None
+    denormals_flushed: int = Field(default=0, ge=0)
+    artifact: Artifact
+
+
+class Settings(Noun):
+    """What a row of the benchmark runs: a bundle, in a runtime, on a device."""
+
+    bundle: str
+    runtime: str
+    device: str
+    precision: str = "fp32"
+    threads: int = Field(ge=1)
+    batch: int = Field(default=1, ge=1)
+
+
+class Skipped(Noun):
+    """A row that could not run, and why."""
+
+    kind: Literal["skipped"] = "skipped"
+    reason: str = Field(min_length=1)
+
+
+class SpeedUp(Noun):
+    """Baseline latency over this latency, from interleaved rounds in one process."""
+
+    ratio: float = Field(gt=0, description="above 1: faster than the baseline")
+    low: float = Field(gt=0, description="lower end of the bootstrap 95 % interval")
+    high: float = Field(gt=0)
+    rounds: int = Field(gt=0)
+    baseline_ms: tuple[float, ...] = Field(description="median latency of each round, baseline")
+    bundle_ms: tuple[float, ...] = Field(description="median latency of each round, this bundle")
+
+
+class Measured(Noun):
+    """A row that ran: raw values, warm-ups apart."""
+
+    kind: Literal["measured"] = "measured"
+    effective: dict[str, str] = Field(description="settings read back from the runtime")
+    load_ms: float = Field(gt=0)
+    first_ms: float = Field(gt=0)
+    warmup_ms: tuple[float, ...]
+    latency_ms: tuple[float, ...] = Field(min_length=1, description="steady, one per inference")
+    peak_rss_mib: float = Field(gt=0, description="of the process, before the baseline is loaded")
+    size_bytes: int = Field(gt=0)
+    accuracy: Accuracy | None = None
+    parity: Parity | None = None
+    speed_up: SpeedUp | None = None
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        if min(self.latency_ms) <= 0:
+            raise ValueError("a latency is not above zero")
+        return self
+
+
+class Row(Noun):
+    """One line of the benchmark."""
+
+    settings: Settings
+    result: Annotated[Measured | Skipped, Field(discriminator="kind")]
+
+
+class Environment(Noun):
+    """The machine that measured."""
+
+    cpu_model: str
+    arch: str
+    isa: tuple[str, ...]
+    cores_allowed: int = Field(ge=1)
+    cpu_quota: float | None = Field(default=None, description="cores, from the cgroup")
+    memory_mib: int = Field(ge=1)
+    kernel: str
+    python: str
+    packages: dict[str, str]
+
+
+class BudgetOutcome(Noun):
+    """One absolute budget against one row, or why it was not looked at."""
+
+    settings: Settings
+    budget: str
+    limit: float
+    value: float | None = None
+    outcome: Literal["kept", "missed", "not evaluated on this host"]
+    severity: Literal["fail", "warn"]
+
+
+class BenchmarkReport(Noun):
+    """All rows of one benchmark."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    profile: str
+    emulated: bool = Field(description="true if this machine is not the profile's device")
+    environment: Environment
+    includes: str = Field(description="what one inference includes")
+    rows: tuple[Row, ...] = Field(min_length=1)
+    budgets: tuple[BudgetOutcome, ...] = ()
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        seen = [row.settings for row in self.rows]
+        if len(set(seen)) != len(seen):
+            raise ValueError("two rows have the same settings")
+        return self
+
+
+class RunReport(Noun):
+    """One run of ``capdeploy compress``."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    tool_version: str
+    checkpoint: Checkpoint
+    classes: ClassSubset
+    strategy: str
+    scored_images: int = Field(ge=0)
+    bad_images: tuple[str, ...] = ()
+    models: tuple[Metrics, ...] = Field(min_length=1, description="the first is the baseline")
+    benchmark: Annotated[BenchmarkReport | Skipped, Field()]

@@ -1,0 +1,52 @@
+"""A network from the user's own code: ``package.module:callable``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from capdeploy.errors import ArchitectureError
+from capdeploy.zoo import Source
+
+
+def _callable(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    # A command-line script does not have the user's folder on its path, `python -m` does.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ArchitectureError(
+            f"architecture {name}: cannot import {module_name}: {error}; "
+            "run from the folder that holds it, or install it"
+        ) from error
+    made: object = getattr(module, attribute, None)
+    if not callable(made):
+        raise ArchitectureError(f"architecture {name}: {module_name} has no callable '{attribute}'")
+    return made
+
+
+def _sized(name: str) -> bool:
+    return "num_classes" in inspect.signature(_callable(name)).parameters
+
+
+def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.Module:
+    sized = {"num_classes": outputs} if outputs is not None and _sized(name) else {}
+    try:
+        network = _callable(name)(**sized, **arguments)
+    except TypeError as error:
+        raise ArchitectureError(f"architecture {name}: {error}; check --arch-arg") from error
+    if not isinstance(network, nn.Module):
+        raise ArchitectureError(
+            f"architecture {name} returned {type(network).__name__}, expected a torch.nn.Module"
+        )
+    return network
+
+
+SOURCE = Source(build=_build, sized=_sized, names=lambda: ())

@@ -1,0 +1,34 @@
+"""Any torchvision classification network, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from capdeploy.catalog import nearest
+from capdeploy.errors import ArchitectureError
+from capdeploy.zoo import Source
+
+
+def _names() -> tuple[str, ...]:
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.Module:
+    if name not in _names():
+        raise ArchitectureError(
+            f"unknown architecture '{name}': {nearest(name, _names())} "
+            "(a torchvision classifier's name, or package.module:callable)"
+        )
+    sized = {} if outputs is None else {"num_classes": outputs}
+    try:
+        network: nn.Module = torchvision.models.get_model(name, weights=None, **sized, **arguments)
+    except TypeError as error:
+        raise ArchitectureError(f"architecture {name}: {error}; check --arch-arg") from error
+    return network
+
+
+SOURCE = Source(build=_build, sized=lambda name: True, names=_names)
