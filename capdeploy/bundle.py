@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from capdeploy.errors import ConfigError, DigestError, OutputExistsError, UsageError
 from capdeploy.values.manifest import FileEntry, Manifest
+from capdeploy.values.noun import Noun
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -80,8 +81,10 @@ class CheckImages:
 
     @classmethod
     def load(cls, folder: Path) -> CheckImages:
-        """Read the arrays; the images stay on disk until they are used, so that they do not count
-        as memory of the network that is measured."""
+        """Read the arrays; the images stay on disk until they are used.
+
+        So they do not count as memory of the network that is measured.
+        """
         images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
         with np.load(folder / ANSWERS, allow_pickle=False) as arrays:
             return cls(images, arrays["labels"], arrays["logits"])
@@ -200,7 +203,11 @@ def _verify_documents(bundle: Bundle) -> None:
     from capdeploy.values.plan import PruningPlan
     from capdeploy.values.report import Metrics
 
-    kinds = {PLAN: PruningPlan, PREPROCESSING: Preprocessing, METRICS: Metrics}
+    kinds: dict[str, type[Noun]] = {
+        PLAN: PruningPlan,
+        PREPROCESSING: Preprocessing,
+        METRICS: Metrics,
+    }
     for name, kind in kinds.items():
         path = bundle.path(name)
         if not path.is_file():

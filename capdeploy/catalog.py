@@ -104,4 +104,3 @@ def nearest(name: str, known: tuple[str, ...], *, most: int = 12) -> str:
         return f"did you mean {', '.join(lowered[match] for match in close)}?"
     more = f", ... ({len(known)} in all)" if len(known) > most else ""
     return f"known: {', '.join(known[:most])}{more}"
-

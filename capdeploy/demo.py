@@ -17,6 +17,7 @@ from capdeploy.observe.trace import trace
 from capdeploy.progress import Say
 from capdeploy.samples import Samples
 from capdeploy.train import finetune
+from capdeploy.train.finetune import Course
 from capdeploy.values.checkpoint import Architecture, Checkpoint
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.recipe import Recipe
@@ -24,7 +25,7 @@ from capdeploy.values.recipe import Recipe
 ARCH, DATA, CLASSES = "resnet18", "digits", ("0", "3", "6", "8")
 TRAINING = finetune.Settings(
     epochs=8, learning_rate=1e-3, optimizer="adamw", weight_decay=1e-4, clip=1.0, warmup=0.1,
-    temperature=None, patience=8, batch_size=64, seed=0,
+    patience=8, batch_size=64, seed=0,
 )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def _train(file: Path, say: Say) -> None:
         stored_dtype="float32",
     )  # fmt: skip
     fresh = Model(module, origin, wanted, trace(module, example(wanted)), everything, True)
-    tuned, _ = finetune.run(fresh, fresh, images.train, images.validation, TRAINING, say)
+    tuned, _ = finetune.run(fresh, Course(images.train, images.validation), TRAINING, say)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(f".partial-{os.getpid()}")
     try:

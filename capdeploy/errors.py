@@ -15,7 +15,7 @@
     │   ├── ClassesError                     unknown, repeated, ambiguous or too few classes
     │   ├── PlanError                        nothing can be cut as asked
     │   └── OutputExistsError                the output folder is there already
-    ├── EnvironmentError_                3   this machine lacks something
+    ├── MissingError                     3   this machine lacks something
     │   ├── MissingExtraError                an optional package is not installed
     │   ├── MissingDeviceError               the device is not here
     │   └── SilentFallbackError              a runtime ran elsewhere than asked
@@ -93,13 +93,13 @@ class OutputExistsError(UsageError):
     """The output folder exists and may not be overwritten."""
 
 
-class EnvironmentError_(CapdeployError):
-    """This machine lacks something that the request needs."""
+class MissingError(CapdeployError):
+    """What the request needs is missing on this machine."""
 
     exit_code = 3
 
 
-class MissingExtraError(EnvironmentError_):
+class MissingExtraError(MissingError):
     """An optional dependency is not installed; the message holds the command."""
 
     def __init__(self, package: str, extra: str) -> None:
@@ -108,11 +108,11 @@ class MissingExtraError(EnvironmentError_):
         )
 
 
-class MissingDeviceError(EnvironmentError_):
+class MissingDeviceError(MissingError):
     """The requested device is not on this machine."""
 
 
-class SilentFallbackError(EnvironmentError_):
+class SilentFallbackError(MissingError):
     """A runtime answered from another device than the one that was asked for."""
 
 

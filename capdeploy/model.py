@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,9 @@ def example(preprocessing: Preprocessing, batch: int = 2) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def open(file: Path, architecture: Architecture, preprocessing: Preprocessing) -> Model:
+def open(  # noqa: A001 the room's verb: model.open
+    file: Path, architecture: Architecture, preprocessing: Preprocessing
+) -> Model:
     """Open a checkpoint into an architecture.
 
     Parameters
@@ -118,8 +121,9 @@ def open(file: Path, architecture: Architecture, preprocessing: Preprocessing) -
         If the architecture cannot be built or has no head.
     """
     raw = read_state(file)
-    state = {name: value.float() if value.is_floating_point() else value
-             for name, value in raw.items()}
+    state = {
+        name: value.float() if value.is_floating_point() else value for name, value in raw.items()
+    }
     outputs = _outputs(state, architecture)
     module = rebuild.build(architecture, outputs)
     _check_fit(state, module, file, architecture)
@@ -231,7 +235,9 @@ def _is_state(content: object) -> bool:
 
 
 def _main_dtype(state: State) -> str:
-    return str(next(iter(state.values())).dtype).removeprefix("torch.")
+    floating = [str(value.dtype) for value in state.values() if value.is_floating_point()]
+    kinds = Counter(floating) or Counter(["none"])
+    return kinds.most_common(1)[0][0].removeprefix("torch.")
 
 
 def _outputs(state: State, architecture: Architecture) -> int | None:
@@ -264,7 +270,11 @@ def _check_fit(state: State, module: nn.Module, file: Path, architecture: Archit
     ]
     faults = [
         f"{len(names)} {word}, first {', '.join(names[:3])}"
-        for word, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+        for word, names in (
+            ("missing", missing),
+            ("unexpected", extra),
+            ("of another shape", shapes),
+        )
         if names
     ]
     if faults:

@@ -129,7 +129,9 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
     return report
 
 
-def _make(recipe: Recipe, planned: Planned, drawn: PruningPlan, work: Path, say: Say) -> stages.Made:
+def _make(
+    recipe: Recipe, planned: Planned, drawn: PruningPlan, work: Path, say: Say
+) -> stages.Made:
     ratio = drawn.budget.ratio
     name = BASELINE if ratio == 0 else f"ratio-{ratio:g}"
     cut = apply.cut(planned.full, drawn)

@@ -13,7 +13,11 @@ from capdeploy.values.profile import HardwareProfile, overlay
 _PACKAGE = Path(__file__).parent
 # The wheel carries the profiles inside the package; a source checkout has them beside it.
 FOLDER = next(
-    (folder for folder in (_PACKAGE / "_profiles", _PACKAGE.parent / "profiles") if folder.is_dir()),
+    (
+        folder
+        for folder in (_PACKAGE / "_profiles", _PACKAGE.parent / "profiles")
+        if folder.is_dir()
+    ),
     _PACKAGE / "_profiles",
 )
 

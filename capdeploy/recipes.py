@@ -17,7 +17,9 @@ from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.recipe import Recipe
 
 PREFIX = "CAPDEPLOY_"
-LISTS = frozenset({"classes", "protect", "ratio", "runtimes", "devices", "mean", "std", "input_size"})
+LISTS = frozenset(
+    {"classes", "protect", "ratio", "runtimes", "devices", "mean", "std", "input_size"}
+)
 
 
 def resolve(
@@ -114,9 +116,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _known(key: str) -> None:
     if key not in Recipe.model_fields:
-        raise ConfigError(
-            f"unknown recipe key '{key}'; {nearest(key, tuple(Recipe.model_fields))}"
-        )
+        raise ConfigError(f"unknown recipe key '{key}'; {nearest(key, tuple(Recipe.model_fields))}")
 
 
 def _value(key: str, text: str) -> Any:
@@ -127,9 +127,11 @@ def _value(key: str, text: str) -> Any:
         value = text
     if key in LISTS and not isinstance(value, list):
         parts = [part.strip() for part in text.split(",") if part.strip()]
-        return parts if key in {"classes", "protect", "runtimes", "devices"} else [
-            _number(part) for part in parts
-        ]
+        return (
+            parts
+            if key in {"classes", "protect", "runtimes", "devices"}
+            else [_number(part) for part in parts]
+        )
     return value
 
 

@@ -54,8 +54,11 @@ class Images:
 
     def _pixels(self, row: int) -> npt.NDArray[np.uint8]:
         kept = self.cache.get(row)
-        return kept if kept is not None else fit(self.dataset.read(self.split, row),
-                                                 self.preprocessing)
+        return (
+            kept
+            if kept is not None
+            else fit(self.dataset.read(self.split, row), self.preprocessing)
+        )
 
     def batches(
         self, size: int, *, shuffle: np.random.Generator | None = None
@@ -148,6 +151,31 @@ class Samples:
         """Open the test split: ``test`` if the data set has one, else ``val``."""
         return self._open("test" if "test" in self.dataset.splits else "val")
 
+    def dropped(self, count: int, *, seed: int) -> Images | None:
+        """Draw at most `count` training images of the other classes, without labels.
+
+        Parameters
+        ----------
+        count : int
+            How many at most.
+        seed : int
+            Of the draw.
+
+        Returns
+        -------
+        Images | None
+            Their labels mean nothing (-1); None if there are no other classes or `count` is 0.
+        """
+        others = np.flatnonzero(~np.isin(self.dataset.labels("train"), self.data_classes))
+        drawn = np.random.default_rng(seed).permutation(others)[:count]
+        if not len(drawn):
+            return None
+        rows = np.sort(drawn).astype(np.int64)
+        cache, bad = self._decode("train", rows)
+        good = rows[~np.isin(rows, bad)]
+        labels = np.full(len(good), -1, dtype=np.int64)
+        return Images(self.dataset, "train", good, labels, self.preprocessing, cache)
+
     def _open(self, split: str) -> Images:
         of_data = {data: label for label, data in enumerate(self.data_classes)}
         labels = self.dataset.labels(split)
@@ -210,7 +238,10 @@ def fit(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArr
     if image.shape[:2] == (height, width):
         return image
     scale = max(height / image.shape[0], width / image.shape[1])
-    tall, wide = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
+    tall, wide = (
+        max(height, round(image.shape[0] * scale)),
+        max(width, round(image.shape[1] * scale)),
+    )
     resized = np.asarray(
         Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR), dtype=np.uint8
     )
@@ -241,4 +272,3 @@ def open_dataset(text: str) -> Dataset:
     kind, _, location = text.partition(":")
     dataset: Dataset = KINDS.load(kind).open(location)
     return dataset
-

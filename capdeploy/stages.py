@@ -12,7 +12,8 @@ from capdeploy.export import pack
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Images, Samples
-from capdeploy.train import batchnorm, evaluate, finetune
+from capdeploy.train import batchnorm, evaluate, finetune, imitate
+from capdeploy.train.reconstruct import reconstruct
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.checkpoint import Preprocessing
 from capdeploy.values.classes import ClassSubset
@@ -20,7 +21,9 @@ from capdeploy.values.plan import Budget, PruningPlan
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import Metrics, Training
 
-IMAGENET = Preprocessing(height=224, width=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = Preprocessing(
+    height=224, width=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 
 
 def preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
@@ -61,6 +64,7 @@ class Made:
     plan: PruningPlan
     cut: Model
     recalibrated: Model | None = None
+    reconstructed: Model | None = None
     tuned: Model | None = None
     training: Training | None = None
     exported: pack.Exported | None = None
@@ -68,7 +72,7 @@ class Made:
     @property
     def final(self) -> Model:
         """The state that is shipped."""
-        return self.tuned or self.recalibrated or self.cut
+        return self.tuned or self.reconstructed or self.recalibrated or self.cut
 
     def metrics(self, before: tuple[Accuracy, ...], test: Images, batch_size: int) -> Metrics:
         """Judge every state on the test split and put the record together."""
@@ -77,6 +81,7 @@ class Made:
         states = {
             "cut, no training": self.cut if self.plan.budget.ratio > 0 else None,
             "BN re-estimated": self.recalibrated,
+            "reconstructed": self.reconstructed,
             "fine-tuned": self.tuned,
         }
         after = tuple(
@@ -112,18 +117,33 @@ def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[A
 def recover(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Say) -> Made:
     """Win accuracy back after the cut: batch-normalisation statistics first, then training."""
     model = made.cut
+    shown = images.train.take(recipe.bn_images, seed=recipe.seed)
     if recipe.bn_images and model.trace.norms:
         say.step(f"re-estimate BN statistics of {made.name}")
-        shown = images.train.take(recipe.bn_images, seed=recipe.seed)
         model = batchnorm.reestimate(model, shown, batch_size=recipe.batch_size)
         made = replace(made, recalibrated=model)
+    if recipe.reconstruct:
+        say.step(f"reconstruct {made.name}")
+        model = reconstruct(teacher, made.cut, made.plan, shown, batch_size=recipe.batch_size)
+        made = replace(made, reconstructed=model)
     if recipe.epochs:
         say.step(f"fine-tune {made.name}")
-        tuned, training = finetune.run(
-            model, teacher, images.train, images.validation, _training(recipe), say
-        )
+        course = _course(made.plan, teacher, images, recipe)
+        tuned, training = finetune.run(model, course, _training(recipe), say)
         made = replace(made, tuned=tuned, training=training)
     return made
+
+
+def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) -> finetune.Course:
+    if not recipe.distill:
+        return finetune.Course(images.train, images.validation)
+    count = round(recipe.dropped_images * len(images.train))
+    return finetune.Course(
+        images.train,
+        images.validation,
+        images.dropped(count, seed=recipe.seed),
+        imitate.Teacher(teacher, recipe.temperature, imitate.kept_channels(teacher, plan)),
+    )
 
 
 def _training(recipe: Recipe) -> finetune.Settings:
@@ -134,7 +154,6 @@ def _training(recipe: Recipe) -> finetune.Settings:
         weight_decay=recipe.weight_decay,
         clip=recipe.clip,
         warmup=recipe.warmup,
-        temperature=recipe.temperature if recipe.distill else None,
         patience=recipe.patience,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
@@ -154,4 +173,5 @@ def rewrite(path: Path, text: str) -> None:
         "w", dir=path.parent, prefix=f".{path.name}-", delete=False
     ) as draft:
         draft.write(text)
+    Path(draft.name).chmod(0o644)
     os.replace(draft.name, path)

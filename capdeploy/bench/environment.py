@@ -23,8 +23,11 @@ PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 def read() -> Environment:
     """Describe the machine that measures."""
     info = _text("/proc/cpuinfo")
-    flags = set(re.findall(r"^(?:flags|Features)\s*:\s*(.*)$", info, re.M)[:1][0].split()
-                if re.search(r"^(?:flags|Features)\s*:", info, re.M) else ())
+    flags = set(
+        re.findall(r"^(?:flags|Features)\s*:\s*(.*)$", info, re.M)[:1][0].split()
+        if re.search(r"^(?:flags|Features)\s*:", info, re.M)
+        else ()
+    )
     model = re.search(r"^model name\s*:\s*(.*)$", info, re.M)
     return Environment(
         cpu_model=model.group(1).strip() if model else platform.processor() or platform.machine(),

@@ -83,9 +83,7 @@ def run(
     )
 
 
-def _rows(
-    bundles: Sequence[Bundle], profile: HardwareProfile
-) -> list[tuple[Bundle, Settings]]:
+def _rows(bundles: Sequence[Bundle], profile: HardwareProfile) -> list[tuple[Bundle, Settings]]:
     wanted = profile.runtime
     return [
         (bundle, Settings(

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from capdeploy import __version__
-from capdeploy.errors import INTERRUPTED, CapdeployError
+from capdeploy.errors import INTERRUPTED, CapdeployError, MissingExtraError
 
 EPILOG = """
 \b
@@ -87,39 +87,31 @@ def _run(arguments: list[str] | None, *, debug: bool) -> int:
         result: Any = root.main(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, click.Abort):
-        return _stop("interrupted", INTERRUPTED)
+        return _stop("interrupted; nothing half-written was left behind", INTERRUPTED)
     except click.ClickException as error:
         return _stop(error.format_message(), error.exit_code)
-    except CapdeployError as error:
-        if debug:
-            raise
-        return _stop(str(error), error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone (for example `| head`); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ModuleNotFoundError as error:
-        if debug:
-            raise
-        return _missing(error)
-    except OSError as error:
-        if debug:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        return _stop(f"{error.strerror or error}{where}; nothing half-written was left behind", 4)
     except Exception as error:  # no traceback reaches a user without --debug
         if debug:
             raise
-        line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return _stop(f"{type(error).__name__}: {line} (a bug? run again with --debug)", 4)
+        return _explain(error)
 
 
-def _missing(error: ModuleNotFoundError) -> int:
-    from capdeploy.errors import MissingExtraError
-
-    package = (error.name or "a package").partition(".")[0]
-    missing = MissingExtraError(package, "compress")
-    return _stop(str(missing), missing.exit_code)
+def _explain(error: Exception) -> int:
+    if isinstance(error, CapdeployError):
+        return _stop(str(error), error.exit_code)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "a package").partition(".")[0]
+        missing = MissingExtraError(package, "compress")
+        return _stop(str(missing), missing.exit_code)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return _stop(f"{error.strerror or error}{where}; nothing half-written was left behind", 4)
+    line = (str(error).strip().splitlines() or [""])[0]
+    return _stop(f"{type(error).__name__}: {line} (a bug? run again with --debug)", 4)
 
 
 def _stop(message: str, code: int) -> int:

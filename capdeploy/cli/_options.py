@@ -13,7 +13,7 @@ from capdeploy.errors import ConfigError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[Any]):
     """Comma-separated numbers."""
 
     name = "numbers"
@@ -28,8 +28,12 @@ class Numbers(click.ParamType):
         try:
             numbers = [(int if self._whole else float)(part) for part in str(value).split(",")]
         except ValueError:
-            self.fail(f"{value!r} is not {'a whole number' if self._whole else 'a number'} "
-                      "or a comma-separated list of such", param, ctx)
+            self.fail(
+                f"{value!r} is not {'a whole number' if self._whole else 'a number'} "
+                "or a comma-separated list of such",
+                param,
+                ctx,
+            )
         if self._most is not None and len(numbers) == 1:
             numbers *= self._most
         if len(numbers) < self._least or (self._most and len(numbers) != self._most):
@@ -37,7 +41,7 @@ class Numbers(click.ParamType):
         return numbers
 
 
-class Words(click.ParamType):
+class Words(click.ParamType[Any]):
     """Comma-separated words."""
 
     name = "words"
@@ -80,6 +84,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--optimizer", click.Choice(["adamw", "sgd"]), "Of the fine-tuning."),
     ("--weight-decay", float, "Of the optimizer."),
     ("--clip", float, "Largest gradient norm."),
+    ("--dropped-images", float, "Unlabelled images of dropped classes per training image."),
     ("--patience", int, "Epochs without a better validation before stopping."),
     ("--batch-size", int, "Images per step."),
     ("--seed", int, "Of sampling, training and random scores."),
@@ -92,6 +97,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--bench-seconds", float, "Measuring time of a row."),
 )
 SWITCHES: tuple[tuple[str, str], ...] = (
+    ("--reconstruct/--no-reconstruct", "Re-solve the consumers of cut channels by regression."),
     ("--keep-head/--cut-head", "Leave the classifier as it is."),
     ("--distill/--no-distill", "Imitate the head-cut network while fine-tuning."),
     ("--bench/--no-bench", "Measure the bundles at the end."),
@@ -105,7 +111,7 @@ def recipe_options(command: Command) -> Command:
     arguments = {"multiple": True, "metavar": "KEY=VALUE", "help": "Argument for the architecture."}
     for name, kind, help_text in reversed(OPTIONS):
         command = click.option(name, type=kind, default=None, help=help_text)(command)
-    return click.option("--arch-arg", "arch_args", **arguments)(command)  # type: ignore[no-any-return,arg-type]
+    return click.option("--arch-arg", "arch_args", **arguments)(command)  # type: ignore[arg-type]
 
 
 def plain(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every command shares: formats, tables and progress. Results on stdout, the rest on stderr."""
+"""What every command shares. Results go to stdout, progress and messages to stderr."""
 
 from __future__ import annotations
 

@@ -17,8 +17,13 @@ from capdeploy.cli._output import Progress, format_option, tell
 @click.option("--devices", type=Words(), help="cpu, cuda, gpu; default: the profile's.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: the profile's.")
 @click.option("--batch", type=click.IntRange(min=1), help="Default: the profile's.")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True,
-              help="Measuring time of a row.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=3.0,
+    show_default=True,
+    help="Measuring time of a row.",
+)
 @format_option
 def command(
     bundles: tuple[Path, ...],
@@ -46,8 +51,9 @@ def command(
     wanted = recipes.with_runtime(profiles.load(profile), given)
     report = matrix.run(found, wanted, seconds=seconds, say=Progress())
     tell(style, report.to_json(), [tables.benchmark(report)])
-    missed = [entry for entry in report.budgets
-              if entry.outcome == "missed" and entry.severity == "fail"]
+    missed = [
+        entry for entry in report.budgets if entry.outcome == "missed" and entry.severity == "fail"
+    ]
     if missed:
         first = missed[0]
         raise BudgetError(

@@ -51,11 +51,15 @@ def command(
     from capdeploy.report import tables
 
     if dry_run or output is None:
-        plans = [plan for plan in pipeline.plan(recipe, say).plans if plan.budget.ratio in recipe.ratio]
+        plans = [
+            plan for plan in pipeline.plan(recipe, say).plans if plan.budget.ratio in recipe.ratio
+        ]
         document = "[" + ",".join(plan.to_json() for plan in plans) + "]"
         tell(style, document, [tables.plan(plan) for plan in plans])
         return
     report = pipeline.compress(recipe, output, say, force=force)
     models = [model for model in report.models if model.name != pipeline.BASELINE] or report.models
-    details = [table for model in models for table in (tables.stages(model), tables.per_class(model))]
+    details = [
+        table for model in models for table in (tables.stages(model), tables.per_class(model))
+    ]
     tell(style, report.to_json(), [*details, tables.summary(report)])

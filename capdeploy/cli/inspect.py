@@ -1,4 +1,4 @@
-"""``capdeploy inspect``: what is in a bundle or a plan?"""
+"""``capdeploy inspect``: shows what is in a bundle or a plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``capdeploy list``: what can be chosen?"""
+"""``capdeploy list``: shows what can be chosen."""
 
 from __future__ import annotations
 

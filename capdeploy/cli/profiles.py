@@ -34,9 +34,10 @@ def list_(style: str) -> None:
         )
         for entry in loaded
     )
-    document = {"schema_version": 1, "profiles": [
-        entry.model_dump(mode="json", by_alias=True) for entry in loaded
-    ]}
+    document = {
+        "schema_version": 1,
+        "profiles": [entry.model_dump(mode="json", by_alias=True) for entry in loaded],
+    }
     tell(style, json.dumps(document), [Table("Profiles", columns, rows)])
 
 

@@ -1,4 +1,4 @@
-"""``capdeploy verify``: is a bundle what its manifest says?"""
+"""``capdeploy verify``: checks that a bundle is what its manifest says."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def command(path: Path, style: str) -> None:
     found = bundle.find(path)
     for entry in found:
         bundle.verify(entry)
-    rows = tuple(
-        (entry.manifest.name, str(len(entry.manifest.files)), "ok") for entry in found
-    )
+    rows = tuple((entry.manifest.name, str(len(entry.manifest.files)), "ok") for entry in found)
     document = {
         "schema_version": 1,
         "bundles": [{"name": name, "files": int(files), "ok": True} for name, files, _ in rows],

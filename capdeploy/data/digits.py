@@ -17,6 +17,7 @@ from capdeploy.errors import DataError, MissingExtraError
 from capdeploy.values.checkpoint import Preprocessing
 
 TRAIN_IMAGES = 1297
+PREPROCESSING = Preprocessing(height=32, width=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,7 @@ class Digits:
     targets: npt.NDArray[np.int64]
     names: tuple[str, ...] = tuple("0123456789")
     splits: tuple[str, ...] = ("train", "test")
-    preprocessing: Preprocessing | None = Preprocessing(
-        height=32, width=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-    )
+    preprocessing: Preprocessing | None = PREPROCESSING
 
     def _rows(self, split: str) -> slice:
         return slice(0, TRAIN_IMAGES) if split == "train" else slice(TRAIN_IMAGES, None)

@@ -14,7 +14,9 @@ from capdeploy.data import Kind
 from capdeploy.errors import DataError
 from capdeploy.values.checkpoint import Preprocessing
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ def _open(location: str) -> Folder:
     splits = [split for split in ("train", "val", "test") if (root / split).is_dir()]
     if "train" not in splits or len(splits) < 2:
         found = ", ".join(sorted(path.name for path in root.iterdir())[:6]) or "nothing"
-        raise DataError(
-            f"data folder {root} must hold train/ and val/ (or test/), found {found}"
-        )
+        raise DataError(f"data folder {root} must hold train/ and val/ (or test/), found {found}")
     names = tuple(sorted(path.name for path in (root / "train").iterdir() if path.is_dir()))
     if not names:
         raise DataError(f"{root / 'train'} holds no class folders; expected train/CLASS/image")
     for split in splits[1:]:
-        strange = sorted({path.name for path in (root / split).iterdir() if path.is_dir()} - {*names})
+        strange = sorted(
+            {path.name for path in (root / split).iterdir() if path.is_dir()} - {*names}
+        )
         if strange:
             raise DataError(f"{root / split / strange[0]} has no counterpart in {root / 'train'}")
     files = {split: tuple(_listed(root / split, names)) for split in splits}

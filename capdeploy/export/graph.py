@@ -115,7 +115,8 @@ def _flush(tensor: onnx.TensorProto) -> int:
 
 def opset(graph: onnx.ModelProto) -> int:
     """Read back the version of the default operator set."""
-    return next(entry.version for entry in graph.opset_import if entry.domain in {"", "ai.onnx"})
+    versions = [entry.version for entry in graph.opset_import if entry.domain in {"", "ai.onnx"}]
+    return int(versions[0])
 
 
 def describe(path: Path) -> tuple[int, int]:

@@ -54,12 +54,14 @@ class Exported:
 def answers(model: Model, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Run a network in PyTorch, (N, 3, H, W) to (N, k)."""
     with torch.no_grad(), evaluating(model.module):
-        parts = [model.module(part) for part in torch.from_numpy(inputs).split(32)]
+        parts = [model.module(part) for part in torch.split(torch.from_numpy(inputs), 32)]
     joined: npt.NDArray[np.float32] = torch.cat(parts).numpy()
     return joined
 
 
-def export(model: Model, plan: PruningPlan, images: Images, folder: Path, settings: Settings) -> Exported:
+def export(
+    model: Model, plan: PruningPlan, images: Images, folder: Path, settings: Settings
+) -> Exported:
     """Export a network into a folder as a verified, simplified graph.
 
     Parameters
@@ -188,6 +190,8 @@ def seal(
     (folder / bundle.PREPROCESSING).write_text(model.preprocessing.to_json())
     (folder / bundle.RECIPE).write_text(recipe)
     (folder / bundle.METRICS).write_text(metrics.to_json())
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone
     manifest = Manifest(
         tool_version=__version__,
         name=metrics.name,

@@ -52,7 +52,11 @@ def _run(source: Path, target: Path, seconds: float) -> str | None:
     command = [sys.executable, "-c", _CHILD, str(source), str(target)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, check=False,
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     except subprocess.TimeoutExpired:

@@ -54,7 +54,7 @@ def activation_gradients(network: nn.Module, seen: Trace, batches: Batches, tell
         def receive(gradient: torch.Tensor) -> None:
             tell(speaks_for[name], as_maps(output.detach() * gradient))
 
-        output.register_hook(receive)
+        output.register_hook(receive)  # type: ignore[no-untyped-call]
         # An in-place ReLU behind this layer must not overwrite the response: it gets a copy.
         return output.clone()
 
@@ -63,7 +63,8 @@ def activation_gradients(network: nn.Module, seen: Trace, batches: Batches, tell
         for images, labels in batches:
             answers = network(images.requires_grad_(True))
             # Summed, not averaged: an image's gradient must not depend on the batch it is in.
-            F.cross_entropy(answers, labels, reduction="sum").backward()
+            loss = F.cross_entropy(answers, labels, reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
 
 
 def as_maps(output: torch.Tensor) -> torch.Tensor:

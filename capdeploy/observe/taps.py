@@ -59,8 +59,9 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def requiring_grad(network: nn.Module, required: bool) -> Iterator[None]:
     """Set every parameter's ``requires_grad``, and put each back afterwards; grads are cleared."""
-    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in
-              network.parameters()]
+    before = [
+        (parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()
+    ]
     try:
         for parameter, _, _ in before:
             parameter.requires_grad_(required)

@@ -10,7 +10,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch_pruning as tp
 from torch import nn
 
@@ -155,15 +154,13 @@ def _positions(item: Any, width: int) -> list[list[int]]:
 
 def _merge(member: Member | None, found: list[list[int]]) -> tuple[tuple[int, ...], ...]:
     before = member.positions if member is not None else ((),) * len(found)
-    return tuple(
-        tuple(sorted({*old, *new})) for old, new in zip(before, found, strict=True)
-    )
+    return tuple(tuple(sorted({*old, *new})) for old, new in zip(before, found, strict=True))
 
 
 def _has_weights(layer: object) -> bool:
-    return isinstance(layer, nn.Module) and any(
-        isinstance(value, torch.Tensor) for value in layer.parameters(recurse=False)
-    ) or isinstance(layer, nn.Module) and any(True for _ in layer.buffers(recurse=False))
+    if not isinstance(layer, nn.Module):
+        return False
+    return any(True for _ in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)))
 
 
 def _describe(layer: nn.Module) -> str:

@@ -6,7 +6,7 @@ from capdeploy.report.tables import Table
 
 
 def render(table: Table) -> str:
-    """Write a table in GitHub's Markdown.
+    r"""Write a table in GitHub's Markdown.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def render(table: Table) -> str:
     <BLANKLINE>
     | a | b |
     | :-- | --: |
-    | x\\|y | 1 |
+    | x\|y | 1 |
     <BLANKLINE>
     """
     rules = [":--"] + ["--:"] * (len(table.columns) - 1)

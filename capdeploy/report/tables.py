@@ -129,7 +129,9 @@ def _speed_up(row: Row | None) -> str:
     if row is None or not isinstance(row.result, Measured):
         return "-"
     found = row.result.speed_up
-    return "1 (baseline)" if found is None else f"{found.ratio:.1f}x [{found.low:.1f}, {found.high:.1f}]"
+    if found is None:
+        return "1 (baseline)"
+    return f"{found.ratio:.1f}x [{found.low:.1f}, {found.high:.1f}]"
 
 
 def _benchmark_notes(benchmark: BenchmarkReport) -> list[str]:
@@ -161,7 +163,7 @@ def stages(metrics: Metrics) -> Table:
     if training is not None:
         found = "found by a range test" if training.rate_found else "given"
         notes.append(
-            f"{len(training.epochs)} epoch(s), learning rate {training.learning_rate:.1e} ({found}), "
+            f"{len(training.epochs)} epoch(s), rate {training.learning_rate:.1e} ({found}), "
             f"best epoch {training.best_epoch} by {training.validation_images} validation images"
         )
         if training.rolled_back:

@@ -10,7 +10,8 @@ ORDER = 2.0
 
 
 def _norm(seen: Seen) -> torch.Tensor:
-    return seen.values.flatten(2).norm(p=ORDER, dim=2)
+    size: torch.Tensor = torch.linalg.vector_norm(seen.values.flatten(2), ord=ORDER, dim=2)
+    return size
 
 
 def _mean(summary: Summary) -> torch.Tensor:

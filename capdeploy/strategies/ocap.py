@@ -18,12 +18,13 @@ SLOPE = 0.1
 
 
 def _rank_percentile(seen: Seen) -> torch.Tensor:
-    norms = F.leaky_relu(seen.values, SLOPE).flatten(2).norm(dim=2)
+    norms: torch.Tensor = F.leaky_relu(seen.values, SLOPE).flatten(2).norm(dim=2)
     ordered = norms.sort(dim=1).values
     below = torch.searchsorted(ordered, norms, right=False)
     up_to = torch.searchsorted(ordered, norms, right=True)
     # The mid-rank gives equal responses equal percentiles, wherever they stand in the layer.
-    return (below + up_to).double() / (2 * norms.shape[1])
+    percentile: torch.Tensor = (below + up_to).double() / (2 * norms.shape[1])
+    return percentile
 
 
 def _union(summary: Summary) -> torch.Tensor:

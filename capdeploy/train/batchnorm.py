@@ -34,8 +34,11 @@ def reestimate(model: Model, images: Images, *, batch_size: int) -> Model:
     Li et al., EagleEye: Fast sub-net evaluation for efficient neural network pruning, ECCV 2020.
     """
     module = model.copy_module().eval()
-    norms = [layer for layer in module.modules() if isinstance(layer, NORMS)
-             and layer.track_running_stats]
+    norms = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, NORMS) and layer.track_running_stats
+    ]
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()

@@ -1,4 +1,4 @@
-"""Fine-tune a cut network, with distillation from the head-cut one, and never end up worse."""
+"""Fine-tune a cut network, imitating the head-cut one, and never end up worse than before."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Images
 from capdeploy.train.evaluate import accuracy
+from capdeploy.train.imitate import UNLABELLED, Teacher, lesson
 from capdeploy.values.report import Epoch, Training
 
+Batch = tuple[torch.Tensor, torch.Tensor]
 RANGE_STEPS = 24
 RANGE_LOW, RANGE_HIGH = 1e-5, 3e-2
 
@@ -41,8 +43,6 @@ class Settings:
         Largest gradient norm.
     warmup : float
         Share of the steps in which the rate rises linearly; then it falls on a cosine to 0.
-    temperature : float | None
-        Of the distillation; None: plain cross-entropy.
     patience : int
         Epochs without a better validation accuracy before stopping.
     batch_size : int
@@ -57,32 +57,67 @@ class Settings:
     weight_decay: float
     clip: float
     warmup: float
-    temperature: float | None
     patience: int
     batch_size: int
     seed: int
 
 
-def run(
-    model: Model,
-    teacher: Model,
-    train: Images,
-    validation: Images,
-    settings: Settings,
-    say: Say,
-) -> tuple[Model, Training]:
+@dataclass(frozen=True)
+class Course:
+    """What there is to learn from.
+
+    Parameters
+    ----------
+    train : Images
+        Labelled training images of the kept classes; an epoch shows each once.
+    validation : Images
+        Images held back from training.
+    unlabelled : Images | None
+        Further training images, without labels; an epoch shows each once. Only a teacher can
+        make use of them.
+    teacher : Teacher | None
+        Whom to imitate.
+    """
+
+    train: Images
+    validation: Images
+    unlabelled: Images | None = None
+    teacher: Teacher | None = None
+
+    def batches(self, model: Model, size: int, shuffle: np.random.Generator) -> Iterator[Batch]:
+        """Yield one epoch, (n, 3, H, W) images and (n,) targets; labelled and not, mixed."""
+        extra = self.unlabelled if self.teacher is not None else None
+        total = len(self.train) + (len(extra) if extra is not None else 0)
+        order = shuffle.permutation(total)
+        for start in range(0, total, size):
+            chosen = order[start : start + size]
+            if len(chosen) < 2:
+                return  # batch normalisation cannot train on a single image
+            known, rest = chosen[chosen < len(self.train)], chosen[chosen >= len(self.train)]
+            labels = model.targets(torch.from_numpy(self.train.labels[known]))
+            pixels = [self.train.pixels(known)] if len(known) else []
+            if extra is not None and len(rest):
+                pixels.append(extra.pixels(rest - len(self.train)))
+            inputs = self.train.preprocessing.apply(np.concatenate(pixels))
+            unknown = torch.full((len(rest),), UNLABELLED)
+            yield torch.from_numpy(inputs), torch.cat([labels, unknown])
+
+    def steps(self, size: int) -> int:
+        """Count the batches of an epoch."""
+        extra = self.unlabelled if self.teacher is not None else None
+        total = len(self.train) + (len(extra) if extra is not None else 0)
+        return total // size + (total % size >= 2)
+
+
+def run(model: Model, course: Course, settings: Settings, say: Say) -> tuple[Model, Training]:
     """Fine-tune a copy of a network and keep the best state, the beginning included.
 
     Parameters
     ----------
     model : Model
         The network to train; it is left as it was.
-    teacher : Model
-        The head-cut network that it is to imitate.
-    train : Images
-        Training images of the kept classes.
-    validation : Images
-        Images held back from training.
+    course : Course
+        What there is to learn from.
     settings : Settings
         How to train.
     say : Say
@@ -96,26 +131,23 @@ def run(
     with _seeded(settings.seed):
         rate = settings.learning_rate
         if rate is None:
-            say.note("learning rate: range test")
-            rate = find_rate(model, teacher, train, settings)
-            say.note(f"learning rate: {rate:.1e} found by the range test")
-        return _train(model, teacher, train, validation, settings, rate, say)
+            rate = find_rate(model, course, settings)
+            say.note(f"learning rate {rate:.1e} (range test)")
+        return _train(model, course, settings, rate, say)
 
 
-def find_rate(model: Model, teacher: Model, train: Images, settings: Settings) -> float:
+def find_rate(model: Model, course: Course, settings: Settings) -> float:
     """Find a learning rate: raise it step by step on a throw-away copy and watch the loss.
 
     The rate is that at the lowest smoothed loss, divided by 4: the last rate that still helped,
-    with a margin, since a whole epoch at it has to be survived.
+    with a margin, since whole epochs at it have to be survived.
 
     Parameters
     ----------
     model : Model
         The network; it is left as it was.
-    teacher : Model
-        For the distillation loss.
-    train : Images
-        Training images.
+    course : Course
+        What there is to learn from.
     settings : Settings
         How to train.
 
@@ -131,59 +163,43 @@ def find_rate(model: Model, teacher: Model, train: Images, settings: Settings) -
     module = model.copy_module().train()
     optimizer = _optimizer(module, settings, RANGE_LOW)
     rates = np.geomspace(RANGE_LOW, RANGE_HIGH, RANGE_STEPS)
-    generator = np.random.default_rng(settings.seed)
+    batches = _endless(model, course, settings)
     smooth, best, found = 0.0, math.inf, RANGE_LOW
-    for step, (images, labels) in enumerate(_endless(train, settings.batch_size, generator)):
-        if step == len(rates):
-            break
-        optimizer.param_groups[0]["lr"] = float(rates[step])
-        loss = _step(module, teacher, model.targets(labels), images, optimizer, settings)
-        smooth = 0.7 * smooth + 0.3 * loss
-        corrected = smooth / (1 - 0.7 ** (step + 1))
-        if not math.isfinite(loss) or corrected > 4 * best:
-            break
-        if corrected < best:
-            best, found = corrected, float(rates[step])
+    with lesson(module, course.teacher) as loss_of:
+        for step, rate in enumerate(rates):
+            optimizer.param_groups[0]["lr"] = float(rate)
+            loss = _step(loss_of, module, next(batches), optimizer, settings.clip)
+            smooth = 0.7 * smooth + 0.3 * loss
+            corrected = smooth / (1 - 0.7 ** (step + 1))
+            if not math.isfinite(loss) or corrected > 4 * best:
+                break
+            if corrected < best:
+                best, found = corrected, float(rate)
     return max(RANGE_LOW, found / 4)
 
 
 def _train(
-    model: Model,
-    teacher: Model,
-    train: Images,
-    validation: Images,
-    settings: Settings,
-    peak: float,
-    say: Say,
+    model: Model, course: Course, settings: Settings, peak: float, say: Say
 ) -> tuple[Model, Training]:
     module = model.copy_module()
     judge = model.with_module(module)
-    start = accuracy(judge, validation, stage="", batch_size=settings.batch_size).top1
+    start = _validate(judge, course, settings)
     best, best_epoch, best_state = start, 0, _snapshot(module)
     optimizer = _optimizer(module, settings, peak)
-    steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
-    generator = np.random.default_rng(settings.seed)
+    rates = _Rates(peak, settings.epochs * course.steps(settings.batch_size), settings.warmup)
+    shuffle = np.random.default_rng(settings.seed)
     history: list[Epoch] = []
     diverged = stale = False
     for number in range(1, settings.epochs + 1):
         began = time.monotonic()
-        losses = []
-        module.train()
-        for images, labels in train.batches(settings.batch_size, shuffle=generator):
-            done = (number - 1) * math.ceil(len(train) / settings.batch_size) + len(losses)
-            optimizer.param_groups[0]["lr"] = peak * _schedule(done, steps, settings.warmup)
-            losses.append(
-                _step(module, teacher, judge.targets(labels), images, optimizer, settings)
-            )
-            speed = len(losses) * settings.batch_size / (time.monotonic() - began)
-            say.advance(done + 1, steps, f"loss {losses[-1]:.3f} val {best:.1%} {speed:.0f} img/s")
-        diverged = not math.isfinite(sum(losses))
-        module.eval()
-        top1 = accuracy(judge, validation, stage="", batch_size=settings.batch_size).top1
+        heard = f"val {best:.1%}"
+        loss = _epoch(module, judge, course, settings, optimizer, rates, shuffle, say, heard)
+        diverged = not math.isfinite(loss)
+        top1 = _validate(judge, course, settings)
         history.append(
             Epoch(
                 number=number,
-                loss=float(np.mean(losses)) if not diverged else 0.0,
+                loss=0.0 if diverged else loss,
                 validation_top1=top1,
                 learning_rate=optimizer.param_groups[0]["lr"],
                 seconds=time.monotonic() - began,
@@ -199,7 +215,7 @@ def _train(
     record = Training(
         learning_rate=peak,
         rate_found=settings.learning_rate is None,
-        validation_images=len(validation),
+        validation_images=len(course.validation),
         start_top1=start,
         epochs=tuple(history),
         best_epoch=best_epoch,
@@ -209,35 +225,65 @@ def _train(
     return model.with_module(module.eval()), record
 
 
-def _step(
+def _epoch(
     module: nn.Module,
-    teacher: Model,
-    targets: torch.Tensor,
-    images: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
+    judge: Model,
+    course: Course,
     settings: Settings,
+    optimizer: torch.optim.Optimizer,
+    rates: _Rates,
+    shuffle: np.random.Generator,
+    say: Say,
+    heard: str,
 ) -> float:
-    if len(images) < 2:
-        return 0.0  # batch normalisation cannot train on a single image
-    answers = module(images)
-    loss = F.cross_entropy(answers, targets)
-    if settings.temperature is not None:
-        loss = 0.5 * loss + 0.5 * _distillation(answers, teacher, images, settings.temperature)
+    """Train for one epoch and return the mean loss; infinite or NaN if training diverged."""
+    began = time.monotonic()
+    total, images = 0.0, 0
+    module.train()
+    with lesson(module, course.teacher) as loss_of:
+        for batch in course.batches(judge, settings.batch_size, shuffle):
+            optimizer.param_groups[0]["lr"] = rates.next()
+            loss = _step(loss_of, module, batch, optimizer, settings.clip)
+            if not math.isfinite(loss):
+                return loss
+            total, images = total + loss * len(batch[0]), images + len(batch[0])
+            speed = images / (time.monotonic() - began)
+            say.advance(rates.done, rates.steps, f"loss {loss:.3f} {heard} {speed:.0f} images/s")
+    module.eval()
+    return total / max(1, images)
+
+
+def _step(
+    loss_of: Any, module: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, clip: float
+) -> float:
+    loss = loss_of(*batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
+    nn.utils.clip_grad_norm_(module.parameters(), clip)
     optimizer.step()
     return float(loss.detach())
 
 
-def _distillation(
-    answers: torch.Tensor, teacher: Model, images: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """Hinton et al., Distilling the knowledge in a neural network, 2015, eq. 2-4."""
-    with torch.no_grad():
-        wanted = F.log_softmax(teacher.module.eval()(images) / temperature, dim=1)
-    given = F.log_softmax(answers / temperature, dim=1)
-    return F.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
+def _validate(judge: Model, course: Course, settings: Settings) -> float:
+    return accuracy(judge, course.validation, stage="", batch_size=settings.batch_size).top1
+
+
+class _Rates:
+    """Linear warm-up to the peak, then a cosine to zero."""
+
+    def __init__(self, peak: float, steps: int, warmup: float) -> None:
+        self.steps = steps
+        self.done = 0
+        self._peak = peak
+        self._rising = max(1, round(steps * warmup))
+
+    def next(self) -> float:
+        """Return the next step's rate."""
+        step, self.done = self.done, self.done + 1
+        if step < self._rising:
+            return self._peak * (step + 1) / self._rising
+        share = (step - self._rising) / max(1, self.steps - self._rising)
+        return self._peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
 def _optimizer(module: nn.Module, settings: Settings, rate: float) -> torch.optim.Optimizer:
@@ -248,19 +294,10 @@ def _optimizer(module: nn.Module, settings: Settings, rate: float) -> torch.opti
     return torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=settings.weight_decay)
 
 
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then a cosine to zero; 0..1."""
-    rising = max(1, round(steps * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def _endless(
-    images: Images, size: int, generator: np.random.Generator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _endless(model: Model, course: Course, settings: Settings) -> Iterator[Batch]:
+    shuffle = np.random.default_rng(settings.seed)
     while True:
-        yield from images.batches(size, shuffle=generator)
+        yield from course.batches(model, settings.batch_size, shuffle)
 
 
 def _snapshot(module: nn.Module) -> dict[str, torch.Tensor]:

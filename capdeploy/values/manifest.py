@@ -31,7 +31,9 @@ class Manifest(Noun):
     tool_version: str
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     role: Literal["baseline", "compressed"]
-    baseline: str | None = Field(default=None, description="folder beside this one, to compare with")
+    baseline: str | None = Field(
+        default=None, description="folder beside this one, to compare with"
+    )
     checkpoint: Checkpoint
     classes: ClassSubset
     head_cut: bool = Field(description="false: all outputs of the checkpoint remain")

@@ -42,6 +42,7 @@ class Recipe(Noun):
     keep_head: bool = False
 
     bn_images: int = Field(default=1024, ge=0, description="for BN re-estimation; 0 = off")
+    reconstruct: bool = Field(default=True, description="re-solve consumers of cut channels")
     epochs: int = Field(default=3, ge=0)
     lr: float | None = Field(default=None, gt=0, description="None: found by a range test")
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -49,9 +50,12 @@ class Recipe(Noun):
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
     distill: bool = True
+    dropped_images: float = Field(
+        default=3.0, ge=0, description="unlabelled images of dropped classes per kept-class image"
+    )
     temperature: float = Field(default=4.0, gt=0)
     patience: int = Field(default=5, ge=1, description="epochs without a better validation")
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int = Field(default=32, ge=2)
     seed: int = Field(default=0, ge=0)
 
     parity_atol: float = Field(default=1e-4, gt=0)

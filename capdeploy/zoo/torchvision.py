@@ -31,4 +31,4 @@ def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.M
     return network
 
 
-SOURCE = Source(build=_build, sized=lambda name: True, names=_names)
+SOURCE = Source(build=_build, sized=lambda _: True, names=_names)

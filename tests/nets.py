@@ -1,0 +1,91 @@
+"""Small networks with the troubles of large ones, and factories for ``--arch tests.nets:...``."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Chain(nn.Module):
+    """Convolutions with batch normalisation and in-place ReLU, a flatten, two linear layers."""
+
+    def __init__(self, num_classes: int = 10, width: int = 16) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(2),
+        )
+        self.hidden = nn.Linear(2 * width * 4, 24)
+        self.head = nn.Linear(24, num_classes)
+
+    def forward(self, images):
+        maps = self.features(images).flatten(1)
+        return self.head(F.relu(self.hidden(maps)))
+
+
+class Residual(nn.Module):
+    """A stem, a residual block, a depthwise expansion, a concatenation; defined out of order."""
+
+    def __init__(self, num_classes: int = 10, width: int = 16) -> None:
+        super().__init__()
+        self.head = nn.Linear(2 * width, num_classes)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn0 = nn.BatchNorm2d(width)
+        self.expand = nn.Conv2d(width, 2 * width, 1)
+        self.depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
+        self.project = nn.Conv2d(2 * width, width, 1)
+
+    def forward(self, images):
+        x = F.relu(self.bn0(self.stem(images)))
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        x = F.relu(x + y)
+        z = self.project(F.relu6(self.depthwise(F.relu6(self.expand(x)))))
+        return self.head(torch.cat([x, z], dim=1).mean(dim=(2, 3)))
+
+
+class ConvHead(nn.Module):
+    """The classifier is a 1x1 convolution, as in SqueezeNet."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU()
+        )
+        self.classifier = nn.Conv2d(16, num_classes, 1)
+
+    def forward(self, images):
+        return F.adaptive_avg_pool2d(self.classifier(self.features(images)), 1).flatten(1)
+
+
+class Grouped(nn.Module):
+    """A grouped convolution in the middle, which cannot be narrowed yet."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.grouped = nn.Conv2d(16, 16, 3, groups=2)
+        self.last = nn.Conv2d(16, 32, 3)
+        self.head = nn.Linear(32, num_classes)
+
+    def forward(self, images):
+        x = F.relu(self.grouped(F.relu(self.stem(images))))
+        return self.head(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
+def fixed() -> nn.Module:
+    """A factory that takes no number of classes."""
+    return Chain(num_classes=10)
+
+
+def not_a_network() -> int:
+    return 3
