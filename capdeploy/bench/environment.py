@@ -23,14 +23,11 @@ PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 def read() -> Environment:
     """Describe the machine that measures."""
     info = _text("/proc/cpuinfo")
-    flags = set(
-        re.findall(r"^(?:flags|Features)\s*:\s*(.*)$", info, re.M)[:1][0].split()
-        if re.search(r"^(?:flags|Features)\s*:", info, re.M)
-        else ()
-    )
-    model = re.search(r"^model name\s*:\s*(.*)$", info, re.M)
+    flags = (_field(info, "flags") or _field(info, "Features")).split()
+    # Arm kernels print no "model name"; single-board computers name the whole board instead.
+    model = _field(info, "model name") or _field(info, "Model") or _board()
     return Environment(
-        cpu_model=model.group(1).strip() if model else platform.processor() or platform.machine(),
+        cpu_model=model or platform.processor() or platform.machine(),
         arch=platform.machine(),
         isa=tuple(flag for flag in ISA_OF_INTEREST if flag in flags),
         cores_allowed=cores_allowed(),
@@ -40,6 +37,15 @@ def read() -> Environment:
         python=platform.python_version(),
         packages={name: found for name in PACKAGES if (found := _version(name))},
     )
+
+
+def _field(info: str, name: str) -> str:
+    found = re.search(rf"^{name}\s*:\s*(.*)$", info, re.MULTILINE)
+    return found.group(1).strip() if found else ""
+
+
+def _board() -> str:
+    return _text("/proc/device-tree/model").strip("\0\n ")
 
 
 def cores_allowed() -> int:

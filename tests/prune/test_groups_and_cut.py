@@ -1,0 +1,261 @@
+"""Groups, plans and the knife: what is cut is exactly what was planned, and nothing else changes."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests import nets
+from tests.conftest import SUBSET, shaken, wrap
+from torch import nn
+
+from capdeploy import rebuild
+from capdeploy.errors import ArchitectureError, PlanError
+from capdeploy.prune import apply, groups
+from capdeploy.prune import plan as planning
+from capdeploy.train import head
+from capdeploy.values.plan import Budget, LayerCut, PruningPlan
+from capdeploy.values.scores import FilterScores, LayerScores
+
+TORCHVISION = ("resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "squeezenet1_1", "googlenet")
+
+
+def scores_for(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for name in model.trace.filters:
+        layer = model.module.get_submodule(name)
+        width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+        layers.append(
+            LayerScores(layer=name, values=tuple(torch.rand(width, generator=generator).tolist()))
+        )
+    return FilterScores(strategy="random", layers=tuple(layers), images=0, seed=seed)
+
+
+def draw(model, ratio, *, subset=SUBSET, seed=0, **budget):
+    narrow = head.cut(model, subset)
+    return narrow, planning.draw(
+        scores_for(narrow, seed),
+        groups.find(narrow),
+        Budget(ratio=ratio, **budget),
+        narrow.geometry,
+        head=head.cut_of(model, subset),
+        full=model.geometry.cost(),
+    )
+
+
+def silence(network, plan, narrow):
+    """Zero every removed channel of the head-cut network, where it is made."""
+    for group, cut in zip(groups.find(narrow), plan.groups, strict=True):
+        gone = set(range(cut.width)) - set(cut.kept)
+        for member in group.members:
+            if member.side != "out":
+                continue
+            layer = network.get_submodule(member.layer)
+            for channel in gone:
+                for position in member.positions[channel]:
+                    for value in (layer.weight, layer.bias):
+                        if value is not None:
+                            value.data[position] = 0.0
+    return network
+
+
+@pytest.mark.parametrize("make", [nets.Chain, nets.Residual, nets.ConvHead])
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.9])
+def test_cutting_equals_silencing(make, ratio):
+    """A network without some channels answers as one in which they are zero (with ReLU)."""
+    torch.manual_seed(0)
+    model = wrap(shaken(make()))
+    narrow, plan = draw(model, ratio, align=4)
+    cut = apply.cut(model, plan)
+    silent = silence(copy.deepcopy(narrow.module), plan, narrow)
+    images = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(cut.module(images), silent(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_networks_are_cut_consistently(name):
+    torch.manual_seed(0)
+    arguments = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    from capdeploy.values.checkpoint import Architecture
+
+    made = rebuild.build(
+        Architecture(source="torchvision", name=name, arguments=arguments), 10
+    )
+    size = 64 if name in {"densenet121", "squeezenet1_1", "googlenet"} else 32
+    model = wrap(shaken(made), name, size)
+    narrow, plan = draw(model, 0.5)
+    cut = apply.cut(model, plan)
+    silent = silence(copy.deepcopy(narrow.module), plan, narrow)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        found, expected = cut.module(images), silent(images)
+    assert torch.allclose(found, expected, atol=1e-3 * max(1.0, float(expected.abs().max())))
+    assert plan.after.macs < 0.6 * plan.before.macs
+
+
+def test_mac_and_parameter_counts_are_the_known_ones():
+    from capdeploy.values.checkpoint import Architecture
+
+    made = rebuild.build(Architecture(source="torchvision", name="resnet18"), 1000)
+    cost = wrap(made, "resnet18", 224).geometry.cost()
+    assert cost.parameters == 11_689_512  # torchvision's own figure
+    assert cost.macs == 1_814_073_344  # convolutions and the linear layer alone
+
+
+def test_groups_of_resnet18_are_those_of_depgraph():
+    from capdeploy.values.checkpoint import Architecture
+
+    made = rebuild.build(Architecture(source="torchvision", name="resnet18"), 10)
+    found = groups.find(wrap(made, "resnet18", 32))
+    assert len(found) == 12  # 8 inner convolutions and 4 residual streams; the head is left out
+    stream = found[0]
+    assert stream.name == "conv1"
+    assert stream.residual
+    assert set(stream.makers) == {"conv1", "layer1.0.conv2", "layer1.1.conv2"}
+    assert not next(group for group in found if group.name == "layer1.0.conv1").residual
+
+
+def test_finding_groups_leaves_no_trace(residual):
+    residual.module.train()
+    next(residual.module.parameters()).requires_grad_(False)
+    before = copy.deepcopy(residual.module.state_dict())
+    groups.find(residual)
+    assert residual.module.training
+    assert not next(residual.module.parameters()).requires_grad
+    assert all(p.grad is None for p in residual.module.parameters())
+    after = residual.module.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_frozen_layers_are_still_found(residual):
+    for parameter in residual.module.parameters():
+        parameter.requires_grad_(False)
+    assert len(groups.find(residual)) == 4
+
+
+@given(ratio=st.floats(0, 0.99), width=st.integers(1, 600), align=st.integers(1, 64))
+def test_width_is_aligned_and_in_range(ratio, width, align):
+    kept = planning.width_kept(width, ratio, align)
+    assert 1 <= kept <= width
+    assert kept == width or kept % align == 0
+    assert kept >= min(width, align)
+
+
+@given(
+    low=st.floats(0, 0.99), high=st.floats(0, 0.99), width=st.integers(1, 600),
+    align=st.integers(1, 64),
+)  # fmt: skip
+def test_width_never_rises_with_the_ratio(low, high, width, align):
+    low, high = sorted((low, high))
+    assert planning.width_kept(width, high, align) <= planning.width_kept(width, low, align)
+
+
+@given(low=st.floats(0, 0.95), high=st.floats(0, 0.95), seed=st.integers(0, 50))
+@settings(max_examples=25, deadline=None)
+def test_a_larger_drop_never_gives_a_channel_back(low, high, seed):
+    low, high = sorted((low, high))
+    torch.manual_seed(0)
+    model = wrap(nets.Residual())
+    narrow = head.cut(model, SUBSET)
+    found, scores = groups.find(narrow), scores_for(narrow, seed)
+    plans = [
+        planning.draw(
+            scores, found, Budget(ratio=ratio, align=2), narrow.geometry,
+            head=None, full=narrow.geometry.cost(),
+        )
+        for ratio in (low, high)
+        if planning.width_kept(16, ratio, 2) < 16 or ratio == 0
+    ]  # fmt: skip
+    for small, large in zip(plans[-1].groups, plans[0].groups, strict=True):
+        assert set(small.kept) <= set(large.kept)
+
+
+def test_plan_is_pure_and_names_what_it_leaves_whole(residual):
+    _, plan = draw(residual, 0.5, residual="keep", protect=("expand",), align=4)
+    reasons = {cut.group: cut.whole_because for cut in plan.groups}
+    assert reasons["stem"].startswith("--residual keep")
+    assert reasons["expand"] == "--protect expand"
+    assert reasons["conv1"] is None
+    assert {cut.group for cut in plan.left_whole()} == {"stem", "expand"}
+    _, again = draw(residual, 0.5, residual="keep", protect=("expand",), align=4)
+    assert plan == again
+    assert PruningPlan.from_json(plan.to_json()) == plan
+
+
+def test_skip_first_counts_convolutions_in_execution_order(residual):
+    _, plan = draw(residual, 0.5, skip_first=2, align=4)
+    whole = {cut.group for cut in plan.left_whole()}
+    assert whole == {"stem", "conv1"}  # although conv2 is defined before conv1, and stem after both
+
+
+def test_requested_and_realised_are_both_told(chain):
+    _, plan = draw(chain, 0.3, align=8)
+    widths = {cut.group: (cut.width, len(cut.kept)) for cut in plan.groups}
+    assert widths == {"features.0": (16, 8), "features.4": (32, 24), "hidden": (24, 16)}
+    assert plan.realised_ratio == pytest.approx(24 / 72)
+    assert plan.after == apply.cut(chain, plan).geometry.cost()
+
+
+def test_a_grouped_convolution_is_left_whole_by_name():
+    model = wrap(nets.Grouped(), "tests.nets:Grouped")
+    _, plan = draw(model, 0.5)
+    reasons = {cut.group: cut.whole_because for cut in plan.groups}
+    assert reasons["stem"] == "the grouped convolution grouped is coupled to it"
+    assert reasons["last"] is None
+    apply.cut(model, plan)
+
+
+@pytest.mark.parametrize("budget", [{"align": 64}, {"protect": ("*",)}, {"skip_first": 99}])
+def test_a_budget_that_removes_nothing_is_refused(budget):
+    model = wrap(nets.ConvHead())
+    with pytest.raises(PlanError, match="nothing can be cut at ratio 0.5"):
+        draw(model, 0.5, **budget)
+
+
+def test_ratio_zero_cuts_the_head_alone(chain):
+    _, plan = draw(chain, 0)
+    assert [cut.layer for cut in plan.layers] == ["head"]
+    assert plan.layers[0].kept_out == SUBSET.kept
+    assert plan.after == plan.before
+    assert not plan.left_whole()
+
+
+def test_aggregation_lets_no_layer_outvote_the_others(residual):
+    narrow = head.cut(residual, SUBSET)
+    stream = next(group for group in groups.find(narrow) if group.name == "stem")
+    base = scores_for(narrow)
+    loud = FilterScores(
+        strategy="x", images=0, seed=0,
+        layers=tuple(
+            entry.model_copy(update={"values": tuple(1000 * v for v in entry.values)})
+            if entry.layer == "stem" else entry
+            for entry in base.layers
+        ),
+    )  # fmt: skip
+    assert planning.group_scores(stream, base) == pytest.approx(
+        planning.group_scores(stream, loud)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cut", "words"),
+    [
+        (LayerCut(layer="nowhere", kept_out=(0,)), "no layer nowhere"),
+        (LayerCut(layer="features", kept_out=(0,)), "Sequential. cannot be narrowed"),
+        (LayerCut(layer="hidden", kept_out=(99,)), "the plan keeps channel 99"),
+    ],
+)
+def test_a_foreign_plan_is_refused(chain, cut, words):
+    with pytest.raises(ArchitectureError, match=words):
+        rebuild.narrow(chain.copy_module(), [cut])
+
+
+def test_cutting_leaves_the_original_alone(chain):
+    before = copy.deepcopy(chain.module.state_dict())
+    _, plan = draw(chain, 0.5)
+    apply.cut(chain, plan)
+    after = chain.module.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)

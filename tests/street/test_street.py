@@ -1,0 +1,413 @@
+"""The whole way, and everything that can be wrong at the door."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests import nets
+from tests.conftest import recipe
+
+from capdeploy import bundle, pipeline
+from capdeploy.progress import Quiet
+from capdeploy.values.report import RunReport
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def capdeploy(*arguments, cwd=None, timeout=240, env=None):
+    """Run the command as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "capdeploy", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd or ROOT, timeout=timeout, check=False,
+        env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+def base(trained, *extra):
+    return ("compress", trained, "--arch", "tests.nets:Residual", "--data", "digits",
+            "--input-size", 16, "--classes", "7,1,4", "--epochs", 0, *extra)  # fmt: skip
+
+
+def test_the_record_of_a_run(run):
+    report = run.report
+    assert [model.name for model in report.models] == ["baseline", "ratio-0.5"]
+    baseline, slim = report.models
+    assert [entry.stage for entry in slim.accuracy][:4] == [
+        "full head", "full head, masked", "head cut", "cut, no training"
+    ]  # fmt: skip
+    assert slim.accuracy[-1].stage == "fine-tuned"
+    assert baseline.accuracy[-1].stage == "head cut"
+    assert slim.accuracy[1].classes == slim.accuracy[2].classes  # masking is what cutting does
+    assert slim.after.macs < 0.5 * slim.before.macs
+    assert slim.realised_ratio == pytest.approx(0.5)
+    assert report.classes.kept == (7, 1, 4)
+    assert slim.accuracy[-1].top1 > 0.7
+    assert (run.folder / "recipe.toml").is_file()
+
+
+def test_the_same_recipe_gives_the_same_network(run, trained, tmp_path):
+    again = tmp_path / "again"
+    pipeline.compress(recipe(trained), again, Quiet())
+    for name in (bundle.WEIGHTS, bundle.PLAN):
+        assert (again / "ratio-0.5" / name).read_bytes() == (run.bundle / name).read_bytes()
+
+
+def test_several_ratios_and_a_kept_head(trained, tmp_path):
+    wanted = recipe(trained, ratio=(0.25, 0.75), keep_head=True, epochs=0)
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    assert [model.name for model in report.models] == ["baseline", "ratio-0.25", "ratio-0.75"]
+    macs = [model.after.macs for model in report.models]
+    assert macs == sorted(macs, reverse=True)
+    opened = bundle.read(tmp_path / "out" / "ratio-0.75")
+    assert not opened.manifest.head_cut
+    assert bundle.CheckImages.load(opened.folder).logits.shape[1] == 10
+    assert opened.manifest.accuracy.top1 > 0.2
+
+
+def test_the_command_from_checkpoint_to_table(trained, tmp_path):
+    done = capdeploy(
+        *base(trained), "--ratio", 0.5, "-o", tmp_path / "out", "-f", "json",
+        "--bench-seconds", 0.3, "--runtimes", "onnxruntime,openvino", "--devices", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = RunReport.from_json(done.stdout)
+    assert report.benchmark.rows
+    assert RunReport.from_json((tmp_path / "out" / "report.json").read_text()) == report
+    assert "score filters" in done.stderr
+    for verb in ("verify", "inspect"):
+        shown = capdeploy(verb, tmp_path / "out")
+        assert shown.returncode == 0, shown.stderr
+        assert "ratio-0.5" in shown.stdout
+    resolved = tmp_path / "out" / "recipe.toml"
+    repeat = capdeploy("compress", "-c", resolved, "--dry-run", "-f", "md", cwd=ROOT)
+    assert repeat.returncode == 0, repeat.stderr
+    assert "| stem |" in repeat.stdout
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(trained, tmp_path):
+    done = capdeploy(*base(trained), "--ratio", "0.5,0.75", "--dry-run", "-f", "json")
+    assert done.returncode == 0, done.stderr
+    plans = json.loads(done.stdout)
+    assert [plan["budget"]["ratio"] for plan in plans] == [0.5, 0.75]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", [[], ["compress"], ["bench"], ["verify"], ["profiles", "list"]])
+def test_help_is_fast_and_needs_no_torch(verb):
+    code = (
+        "import sys\nfrom capdeploy.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules), 'heavy import'\n"
+    )
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code, *verb, "--help"], capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        times.append(time.monotonic() - start)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+    assert min(times) < 0.3
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("touch pwned",))
+
+
+@pytest.fixture
+def broken(trained, tmp_path):
+    """Every checkpoint that can be wrong, by name."""
+    made = tmp_path / "checkpoints"
+    made.mkdir()
+    content = trained.read_bytes()
+    (made / "truncated.safetensors").write_bytes(content[: len(content) // 2])
+    state = load_file(trained)
+    torch.save(state, made / "whole.pth")
+    whole = (made / "whole.pth").read_bytes()
+    (made / "truncated.pth").write_bytes(whole[: len(whole) // 2])
+    (made / "empty.pth").write_bytes(b"")
+    (made / "page.pth").write_text("<!DOCTYPE html><html>Not Found</html>")
+    (made / "evil.pth").write_bytes(pickle.dumps({"state_dict": Evil()}))
+    torch.save({"model": Evil()}, made / "evilzip.pth")
+    torch.save(nets.Residual(), made / "module.pth")
+    torch.save({"epoch": 3}, made / "nothing.pth")
+    wrong = {name: value for name, value in state.items() if not name.startswith("stem")}
+    wrong["extra.weight"] = torch.zeros(2)
+    wrong["conv1.weight"] = torch.zeros(3, 3)
+    save_file(wrong, made / "wrong.safetensors")
+    nan = dict(state)
+    nan["conv1.weight"] = torch.full_like(state["conv1.weight"], float("nan"))
+    save_file(nan, made / "nan.safetensors")
+    return made
+
+
+BAD_CHECKPOINTS = [
+    ("missing.pth", "does not exist"),
+    ("truncated.safetensors", "not a whole safetensors file"),
+    ("truncated.pth", "truncated or not a torch"),
+    ("empty.pth", "is empty"),
+    ("page.pth", "cannot be read"),
+    ("evil.pth", "cannot be read safely.*system"),
+    ("evilzip.pth", "would run code: .*system"),
+    ("module.pth", "would run code: .*tests.nets.Residual"),
+    ("nothing.pth", "holds no weights: found keys epoch"),
+    ("wrong.safetensors", "missing, first stem.weight.*unexpected, first extra.weight.*conv1"),
+    ("nan.safetensors", "conv1.*(nan|finite)"),
+]
+
+
+@pytest.mark.parametrize(("name", "words"), BAD_CHECKPOINTS)
+def test_bad_checkpoints(broken, tmp_path, name, words):
+    done = capdeploy(*base(broken / name), "--strategy", "ln_norm", "-o", tmp_path / "out")
+    refused(done, 2, words)
+    assert not (tmp_path / "out").exists()
+    assert not (ROOT / "pwned").exists()
+
+
+def refused(done, code, words):
+    """One line on stderr besides the progress, the right exit code, nothing on stdout."""
+    import re
+
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("[", " "))]
+    assert done.returncode == code, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("capdeploy: ")
+    assert re.search(words, lines[0]), lines[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+BAD_REQUESTS = [
+    (("--arch", "resnet81"), 2, "unknown architecture 'resnet81': did you mean"),
+    (("--arch", "resnet18"), 2, "does not fit resnet18: .*missing, first conv1.weight"),
+    (("--arch", "tests.nets:Nothing"), 2, "has no callable 'Nothing'"),
+    (("--arch", "tests.nowhere:Net"), 2, "cannot import tests.nowhere"),
+    (("--arch", "tests.nets:not_a_network"), 2, "returned int, expected a torch.nn.Module"),
+    (("--arch-arg", "wdith=3"), 2, "unexpected keyword argument 'wdith'; check --arch-arg"),
+    (("--classes", "7,1,sevn"), 2, "unknown class 'sevn': known: 0, 1, 2"),
+    (("--classes", "7,1,7"), 2, "class 7 is chosen more than once"),
+    (("--classes", "7"), 2, "1 class chosen, at least 2"),
+    (("--classes", "7,10"), 2, "unknown class '10'"),
+    (("--ratio", "1"), 2, "ratio.*less than 1"),
+    (("--ratio", "1.5"), 2, "ratio.*less than 1"),
+    (("--ratio", "-0.1"), 2, "ratio.*greater than or equal to 0"),
+    (("--ratio", "abc"), 2, "'abc' is not a number"),
+    (("--strategy", "ocpa"), 2, "unknown strategy 'ocpa'; did you mean ocap"),
+    (("--data", "digitz"), 2, "unknown kind of data set 'digitz'; did you mean digits"),
+    (("--data", "folder:/nowhere"), 2, "does not exist"),
+    (("--profile", "raspberry"), 2, "unknown profile 'raspberry'"),
+    (("--input-size", "0"), 2, "height.*greater than 0"),
+    (("--input-size", "1,2,3"), 2, "expected 1 or 2 numbers"),
+    (("--labels", "/nowhere"), 2, "cannot be read"),
+    (("--set", "nonsense=1"), 2, "unknown recipe key"),
+    (("--epochs", "-1"), 2, "epochs.*greater than or equal to 0"),
+    (("--no-such-flag",), 2, "No such option"),
+    (("--runtimes", "tensorrt"), 2, "unknown runtime 'tensorrt'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), BAD_REQUESTS)
+def test_bad_requests(trained, tmp_path, arguments, code, words):
+    done = capdeploy(*base(trained), "-o", tmp_path / "out", *arguments)
+    refused(done, code, words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_output_is_refused_before_any_work(trained, tmp_path):
+    (tmp_path / "out").mkdir()
+    done = capdeploy(*base(trained), "-o", tmp_path / "out")
+    refused(done, 2, "exists; choose another --output or add --force")
+    assert "score" not in done.stderr
+
+
+def test_no_output_no_work(trained):
+    refused(capdeploy(*base(trained)), 2, "--output is missing")
+    refused(capdeploy("compress"), 2, "CHECKPOINT is missing|--output is missing")
+    refused(capdeploy("comprss"), 2, "no command 'comprss'; did you mean compress")
+
+
+def folder_run(trained, images, out, *extra):
+    return capdeploy(
+        "compress", trained, "--arch", "tests.nets:Residual", "--data", f"folder:{images}",
+        "--input-size", 16, "--label-map", images / "map.toml", "--epochs", 0, "--ratio", 0.5,
+        "--no-bench", "-o", out, *extra,
+    )  # fmt: skip
+
+
+def test_image_folders_good_and_bad(trained, image_folder, tmp_path):
+    (image_folder / "map.toml").write_text("cat = 7\ndog = 2\n")
+    out = tmp_path / "out"
+    done = folder_run(trained, image_folder, out, "--classes", "dog,7")
+    assert done.returncode == 0, done.stderr
+    manifest = bundle.read(out / "ratio-0.5").manifest
+    assert manifest.classes.kept == (2, 7)
+    assert manifest.classes.names == ("dog", "cat")
+
+    bad = image_folder / "train" / "cat" / "000.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    shutil.rmtree(out)
+    refused(folder_run(trained, image_folder, out), 2, r"1 unreadable image, 0 tolerated, .*000\.png")
+    done = folder_run(trained, image_folder, out, "--max-bad-images", 1)
+    assert done.returncode == 0, done.stderr
+    report = RunReport.from_json((out / "report.json").read_text())
+    assert [Path(name).name for name in report.bad_images] == ["000.png"]
+    shutil.rmtree(out)
+
+    for image in (image_folder / "val" / "dog").iterdir():
+        image.unlink()
+    refused(folder_run(trained, image_folder, out, "--max-bad-images", 1), 2,
+            "class dog has no images in the val split")  # fmt: skip
+    (image_folder / "map.toml").write_text("cat = 7\n")
+    refused(folder_run(trained, image_folder, out), 2, "data class dog .* has no output")
+    assert not out.exists()
+
+
+def test_labels_say_which_output_a_folder_is(trained, image_folder, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(["a", "b", "dog", "d", "e", "f", "g", "cat", "i", "j"]))
+    done = capdeploy(
+        "compress", trained, "--arch", "tests.nets:Residual", "--data", f"folder:{image_folder}",
+        "--input-size", 16, "--labels", labels, "--classes", "cat,dog", "--dry-run", "-f", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    head = next(cut for cut in json.loads(done.stdout)[0]["layers"] if cut["layer"] == "head")
+    assert head["kept_out"] == [7, 2]
+    without = capdeploy(
+        "compress", trained, "--arch", "tests.nets:Residual", "--data", f"folder:{image_folder}",
+        "--input-size", 16, "--dry-run",
+    )  # fmt: skip
+    refused(without, 2, "the data has 2 classes, the head 10 outputs; say which")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing_behind(trained, tmp_path, number):
+    child = subprocess.Popen(
+        [sys.executable, "-m", "capdeploy", *map(str, base(trained)), "--ratio", "0.5",
+         "-o", str(tmp_path / "out"), "--no-bench"],
+        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in child.stderr:
+        if "export baseline" in line:
+            break
+    time.sleep(0.3)
+    child.send_signal(number)
+    _, rest = child.communicate(timeout=60)
+    assert child.returncode == 130, rest
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(trained, tmp_path):
+    """A real file system of 100 kB, mounted in a namespace of its own."""
+    probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run(probe, check=False).returncode:
+        pytest.skip("this machine does not let a test mount a file system of its own")
+    arguments = " ".join(map(str, base(trained, "--ratio", "0.5", "--no-bench")))
+    script = (
+        f"mount -t tmpfs -o size=100k none {tmp_path} && {sys.executable} -m capdeploy {arguments} "
+        f"-o {tmp_path}/out; code=$?; ls -A {tmp_path}; exit $code"
+    )
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, cwd=ROOT,
+        check=False,
+    )  # fmt: skip
+    refused(done, 4, "[Nn]o space left on device")
+
+
+def test_half_precision_and_wrapped_checkpoints_open_alike(trained, tmp_path):
+    from capdeploy import model
+    from capdeploy.values.checkpoint import Architecture, Preprocessing
+
+    state = load_file(trained)
+    half = {name: value.half() if value.is_floating_point() else value
+            for name, value in state.items()}  # fmt: skip
+    save_file(half, tmp_path / "half.safetensors")
+    prefixed = {f"module.{name}": value for name, value in state.items()}
+    compiled = {f"_orig_mod.{name}": value for name, value in state.items()}
+    files = {
+        "bare.pth": state, "state_dict.pt": {"state_dict": prefixed, "epoch": 3},
+        "model.th": {"model": state}, "net.pth": {"net": compiled},
+        "model_state_dict.pth": {"model_state_dict": prefixed, "optimizer": {}},
+    }  # fmt: skip
+    for name, content in files.items():
+        torch.save(content, tmp_path / name)
+    torch.save(state, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    rule = Preprocessing(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    kind = Architecture.parse("tests.nets:Residual")
+    expected = model.open(trained, kind, rule)
+    for name in [*files, "legacy.pth"]:
+        opened = model.open(tmp_path / name, kind, rule)
+        same = opened.module.state_dict()
+        assert all(torch.equal(value, same[key]) for key, value in state.items()), name
+        assert opened.checkpoint.outputs == 10
+        assert opened.checkpoint.stored_dtype == "float32"
+    opened = model.open(tmp_path / "half.safetensors", kind, rule)
+    assert opened.checkpoint.stored_dtype == "float16"
+    assert next(opened.module.parameters()).dtype == torch.float32
+    assert opened.trace.head == expected.trace.head == "head"
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("resnet18", 7), ("squeezenet1_1", 5), ("vgg11", 3)])
+def test_the_number_of_classes_is_read_from_the_weights(tmp_path, name, outputs):
+    import torchvision
+
+    from capdeploy import model
+    from capdeploy.values.checkpoint import Architecture, Preprocessing
+
+    made = torchvision.models.get_model(name, weights=None, num_classes=outputs)
+    save_file(made.state_dict(), tmp_path / "x.safetensors")
+    rule = Preprocessing(height=64, width=64, mean=(0.5,) * 3, std=(0.5,) * 3)
+    opened = model.open(tmp_path / "x.safetensors", Architecture.parse(name), rule)
+    assert opened.checkpoint.outputs == outputs
+
+
+def test_a_factory_without_a_number_of_classes(tmp_path):
+    from capdeploy import model
+    from capdeploy.values.checkpoint import Architecture, Preprocessing
+
+    save_file(nets.fixed().state_dict(), tmp_path / "x.safetensors")
+    rule = Preprocessing(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    opened = model.open(tmp_path / "x.safetensors", Architecture.parse("tests.nets:fixed"), rule)
+    assert opened.checkpoint.outputs == 10
+
+
+def test_images_beyond_the_memory_budget_are_decoded_again(trained):
+    from capdeploy import samples
+    from capdeploy.samples import Samples
+    from capdeploy.values.checkpoint import Preprocessing
+    from capdeploy.values.classes import ClassSubset
+
+    rule = Preprocessing(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    subset = ClassSubset(kept=(3, 5), names=("3", "5"), total=10)
+    dataset = samples.open_dataset("digits")
+    small = Samples(dataset, (3, 5), subset, rule, 0.1, 0, 0)
+    large = Samples(dataset, (3, 5), subset, rule, 0.1, 0, 64)
+    assert not small.train.cache
+    assert len(large.train.cache) == len(large.train) + len(large.validation)
+    everything = np.arange(len(small.train))
+    assert np.array_equal(small.train.pixels(everything), large.train.pixels(everything))
+
+
+def test_validation_is_the_tail_of_every_class_and_nothing_is_lost(digits):
+    assert len(digits.train) + len(digits.validation) == int(
+        np.isin(digits.dataset.labels("train"), (7, 1, 4)).sum()
+    )
+    for label in range(3):
+        front = digits.train.rows[digits.train.labels == label]
+        back = digits.validation.rows[digits.validation.labels == label]
+        assert front.max() < back.min()
+    assert not set(digits.train.rows) & set(digits.validation.rows)

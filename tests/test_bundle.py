@@ -1,0 +1,146 @@
+"""The wall: what was packed comes out, what was touched is found."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from capdeploy import bundle, rebuild
+from capdeploy.errors import DigestError, OutputExistsError, UsageError
+from capdeploy.values.plan import PruningPlan
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(run.bundle, folder)
+    return folder
+
+
+def test_a_whole_bundle_verifies(run):
+    for entry in bundle.find(run.folder):
+        bundle.verify(entry)
+    assert [entry.manifest.role for entry in bundle.find(run.folder)] == ["baseline", "compressed"]
+
+
+def test_one_flipped_bit_is_found_in_every_file(run, copied):
+    names = sorted(path.name for path in copied.iterdir() if path.name != bundle.MANIFEST)
+    assert len(names) == 9
+    for name in names:
+        path = copied / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(DigestError, match=name):
+            bundle.verify(bundle.read(copied))
+        path.write_bytes(content)
+    bundle.verify(bundle.read(copied))
+
+
+def test_missing_extra_and_linked_files_are_found(copied):
+    (copied / "extra.txt").write_text("x")
+    with pytest.raises(DigestError, match=r"extra\.txt is not in the manifest"):
+        bundle.verify(bundle.read(copied))
+    (copied / "extra.txt").unlink()
+    labels = (copied / "labels.txt").rename(copied.parent / "labels.txt")
+    with pytest.raises(DigestError, match=r"labels\.txt is missing"):
+        bundle.verify(bundle.read(copied))
+    (copied / "labels.txt").symlink_to(labels)
+    with pytest.raises(DigestError, match="not a plain file"):
+        bundle.verify(bundle.read(copied))
+
+
+def test_a_truncated_file_is_told_by_its_size(copied):
+    path = copied / bundle.GRAPH
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DigestError, match="bytes, the manifest says"):
+        bundle.verify(bundle.read(copied))
+
+
+def test_a_rebuilt_network_answers_bit_for_bit(run):
+    for folder in (run.baseline, run.bundle):
+        opened = bundle.read(folder)
+        plan = PruningPlan.from_json(opened.path(bundle.PLAN).read_bytes())
+        checkpoint = opened.manifest.checkpoint
+        network = rebuild.from_plan(
+            checkpoint.architecture, checkpoint.outputs, plan, opened.path(bundle.WEIGHTS)
+        )
+        checks = bundle.CheckImages.load(folder)
+        inputs = opened.manifest.preprocessing.apply(np.asarray(checks.images))
+        with torch.no_grad():
+            answers = network(torch.from_numpy(inputs)).numpy()
+        assert np.array_equal(answers, checks.logits)
+
+
+def test_no_pickle_is_written(run):
+    for path in run.folder.rglob("*"):
+        if path.is_file():
+            assert path.suffix in {".json", ".toml", ".txt", ".onnx", ".safetensors", ".npy", ".npz"}
+    np.load(run.bundle / bundle.ANSWERS, allow_pickle=False)["logits"]
+
+
+def test_not_a_bundle_says_what_it_is(tmp_path):
+    with pytest.raises(UsageError, match="no such folder"):
+        bundle.find(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"it has no manifest\.json"):
+        bundle.find(tmp_path)
+
+
+def test_the_workplace_leaves_all_or_nothing(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError), bundle.workplace(target) as work:
+        (work / "half").write_text("x")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with bundle.workplace(target) as work:
+        (work / "whole").write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(OutputExistsError, match="add --force"), bundle.workplace(target):
+        pass
+    with pytest.raises(ZeroDivisionError), bundle.workplace(target, force=True) as work:
+        raise ZeroDivisionError
+    assert (target / "whole").is_file()  # a failed run does not cost the old result
+    with bundle.workplace(target, force=True) as work:
+        (work / "new").write_text("x")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+FIELD = """
+import json, sys
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "torch_pruning", "onnx", "onnxscript",
+                                      "onnxsim", "safetensors", "sklearn", "PIL"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Wall())
+from capdeploy.cli import main
+main(json.loads(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["verify", "BUNDLE"], 0),
+        (["inspect", "BUNDLE"], 0),
+        (["profiles", "list"], 0),
+        (["list", "runtimes"], 0),
+        (["bench", "BUNDLE", "--runtimes", "onnxruntime", "--devices", "cpu", "--seconds", "0.3"], 0),
+        (["compress", "x.pth", "--arch", "resnet18", "--data", "digits", "-o", "o"], 3),
+    ],
+)
+def test_the_field_side_works_without_torch(run, arguments, code, tmp_path):
+    """On a device there is no torch: everything but `compress` answers, and `compress` says why."""
+    words = [str(run.bundle) if word == "BUNDLE" else word for word in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", FIELD, json.dumps(words)],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    if code == 3:
+        assert "pip install 'capdeploy[compress]'" in done.stderr
+        assert "Traceback" not in done.stderr
