@@ -16,7 +16,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from capdeploy.errors import ConfigError, DigestError, OutputExistsError, UsageError
+from capdeploy.errors import (
+    ConfigError,
+    DigestError,
+    OutputExistsError,
+    ParityError,
+    UsageError,
+)
 from capdeploy.values.manifest import FileEntry, Manifest
 from capdeploy.values.noun import Noun
 
@@ -196,6 +202,28 @@ def verify(bundle: Bundle) -> None:
                 "the file was changed or damaged, copy the bundle again"
             )
     _verify_documents(bundle)
+
+
+def require_parity(bundle: Bundle) -> None:
+    """Stop if the graph of a bundle does not answer as the network did.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The bundle to judge by the proofs in its manifest.
+
+    Raises
+    ------
+    ParityError
+        If a proof does not hold.
+    """
+    for proof in bundle.manifest.artifact.parity:
+        if not proof.holds:
+            raise ParityError(
+                f"{bundle.folder}: the {proof.stage} graph answers differently from the network: "
+                f"max abs error {proof.max_abs_error:.2g} (accepted {proof.atol:.2g}), top-1 "
+                f"agreement {proof.top1_agreement:.1%}; do not ship it, or raise --parity-atol"
+            )
 
 
 def _verify_documents(bundle: Bundle) -> None:

@@ -17,7 +17,7 @@ from capdeploy.observe.trace import trace
 from capdeploy.progress import Say
 from capdeploy.samples import Samples
 from capdeploy.train import finetune
-from capdeploy.train.finetune import Course
+from capdeploy.train.course import Course
 from capdeploy.values.checkpoint import Architecture, Checkpoint
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.recipe import Recipe

@@ -6,21 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capdeploy import __version__, bundle, labels, model, recipes, samples, score, stages
-from capdeploy.bench import matrix
-from capdeploy.errors import CapdeployError
 from capdeploy.export import pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
-from capdeploy.prune import apply, groups
+from capdeploy.prune import groups
 from capdeploy.prune import plan as planning
 from capdeploy.samples import Samples
 from capdeploy.train import head
 from capdeploy.values.checkpoint import Architecture
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
-from capdeploy.values.report import BenchmarkReport, RunReport, Skipped
+from capdeploy.values.report import RunReport, Skipped
 
-BASELINE = "baseline"
 REPORT = "report.json"
 
 
@@ -97,7 +94,10 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
     planned = plan(recipe, say)
     models = []
     with bundle.workplace(output, force=force) as work:
-        made = [_make(recipe, planned, drawn, work, say) for drawn in planned.plans]
+        made = [
+            stages.make(recipe, planned.full, planned.narrow, planned.samples, drawn, work, say)
+            for drawn in planned.plans
+        ]
         say.step("judge on the test split")
         test = planned.samples.open_test()
         shared = stages.before(planned.full, planned.narrow, test, recipe.batch_size)
@@ -105,8 +105,7 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
             metrics = result.metrics(shared, test, recipe.batch_size)
             pack.seal(
                 result.final, result.plan, metrics, test, work / result.name,
-                recipe=recipes.to_toml(recipe),
-                baseline=None if result.name == BASELINE else BASELINE,
+                recipe=recipes.to_toml(recipe), baseline=result.baseline,
                 check_images=recipe.bundle_images,
             )  # fmt: skip
             models.append(metrics)
@@ -124,29 +123,6 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
         (work / REPORT).write_text(report.to_json())
     if recipe.bench:
         say.step("measure")
-        report = report.model_copy(update={"benchmark": _bench(recipe, output, say)})
+        report = report.model_copy(update={"benchmark": stages.bench(recipe, output, say)})
         stages.rewrite(output / REPORT, report.to_json())
     return report
-
-
-def _make(
-    recipe: Recipe, planned: Planned, drawn: PruningPlan, work: Path, say: Say
-) -> stages.Made:
-    ratio = drawn.budget.ratio
-    name = BASELINE if ratio == 0 else f"ratio-{ratio:g}"
-    cut = apply.cut(planned.full, drawn)
-    made = stages.Made(name, drawn, cut)
-    if ratio > 0:
-        made = stages.recover(made, planned.narrow, planned.samples, recipe, say)
-    say.step(f"export {name}")
-    return stages.export(made, planned.samples.validation, work / name, recipe)
-
-
-def _bench(recipe: Recipe, output: Path, say: Say) -> BenchmarkReport | Skipped:
-    profile = recipes.profile_of(recipe)
-    try:
-        return matrix.run(bundle.find(output), profile, seconds=recipe.bench_seconds, say=say)
-    except CapdeployError as error:
-        # The bundles are whole and stay; only their measurement failed.
-        say.note(f"{output} is complete, but could not be measured")
-        raise error

@@ -7,20 +7,26 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from capdeploy import bundle, recipes
+from capdeploy.bench import matrix
 from capdeploy.data import Dataset
+from capdeploy.errors import CapdeployError
 from capdeploy.export import pack
 from capdeploy.model import Model
 from capdeploy.progress import Say
+from capdeploy.prune import apply
 from capdeploy.samples import Images, Samples
 from capdeploy.train import batchnorm, evaluate, finetune, imitate
+from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.checkpoint import Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.plan import Budget, PruningPlan
 from capdeploy.values.recipe import Recipe
-from capdeploy.values.report import Metrics, Training
+from capdeploy.values.report import BenchmarkReport, Metrics, Training
 
+BASELINE = "baseline"
 IMAGENET = Preprocessing(
     height=224, width=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
@@ -70,6 +76,11 @@ class Made:
     exported: pack.Exported | None = None
 
     @property
+    def baseline(self) -> str | None:
+        """Folder of the bundle to compare with; None for the baseline itself."""
+        return None if self.name == BASELINE else BASELINE
+
+    @property
     def final(self) -> Model:
         """The state that is shipped."""
         return self.tuned or self.reconstructed or self.recalibrated or self.cut
@@ -114,6 +125,24 @@ def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[A
     return (first, masked, evaluate.accuracy(narrow, test, stage="head cut", batch_size=batch_size))
 
 
+def make(
+    recipe: Recipe,
+    full: Model,
+    teacher: Model,
+    images: Samples,
+    drawn: PruningPlan,
+    work: Path,
+    say: Say,
+) -> Made:
+    """Cut, recover and export one network into a folder of its own."""
+    ratio = drawn.budget.ratio
+    made = Made(BASELINE if ratio == 0 else f"ratio-{ratio:g}", drawn, apply.cut(full, drawn))
+    if ratio > 0:
+        made = recover(made, teacher, images, recipe, say)
+    say.step(f"export {made.name}")
+    return export(made, images.validation, work / made.name, recipe)
+
+
 def recover(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Say) -> Made:
     """Win accuracy back after the cut: batch-normalisation statistics first, then training."""
     model = made.cut
@@ -124,7 +153,8 @@ def recover(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Sa
         made = replace(made, recalibrated=model)
     if recipe.reconstruct:
         say.step(f"reconstruct {made.name}")
-        model = reconstruct(teacher, made.cut, made.plan, shown, batch_size=recipe.batch_size)
+        few = images.train.take(recipe.reconstruct_images, seed=recipe.seed)
+        model = reconstruct(teacher, made.cut, made.plan, few, batch_size=recipe.batch_size)
         made = replace(made, reconstructed=model)
     if recipe.epochs:
         say.step(f"fine-tune {made.name}")
@@ -134,11 +164,11 @@ def recover(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Sa
     return made
 
 
-def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) -> finetune.Course:
+def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) -> Course:
     if not recipe.distill:
-        return finetune.Course(images.train, images.validation)
+        return Course(images.train, images.validation)
     count = round(recipe.dropped_images * len(images.train))
-    return finetune.Course(
+    return Course(
         images.train,
         images.validation,
         images.dropped(count, seed=recipe.seed),
@@ -165,6 +195,21 @@ def export(made: Made, images: Images, folder: Path, recipe: Recipe) -> Made:
     folder.mkdir()
     settings = pack.Settings(atol=recipe.parity_atol, simplify_seconds=recipe.simplify_seconds)
     return replace(made, exported=pack.export(made.final, made.plan, images, folder, settings))
+
+
+def bench(recipe: Recipe, output: Path, say: Say) -> BenchmarkReport:
+    """Measure a finished run; the bundles are whole and stay, whatever happens here."""
+    try:
+        return matrix.run(
+            bundle.find(output),
+            recipes.profile_of(recipe),
+            seconds=recipe.bench_seconds,
+            say=say,
+            trust_factory=True,
+        )
+    except CapdeployError:
+        say.note(f"{output} is complete, but could not be measured")
+        raise
 
 
 def rewrite(path: Path, text: str) -> None:

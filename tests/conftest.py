@@ -1,4 +1,4 @@
-"""Shared pieces: small models, the embedded digits, and one compressed run for the whole session."""
+"""Shared pieces: small models, the embedded digits, one compressed run for the session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tests import nets
 
 from capdeploy import model, pipeline, samples
 from capdeploy.model import Model
@@ -20,6 +19,7 @@ from capdeploy.samples import Samples
 from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.recipe import Recipe
+from tests import nets
 
 PREPROCESSING = Preprocessing(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 SUBSET = ClassSubset(kept=(7, 1, 4), names=("7", "1", "4"), total=10)

@@ -78,7 +78,15 @@ def test_a_rebuilt_network_answers_bit_for_bit(run):
 def test_no_pickle_is_written(run):
     for path in run.folder.rglob("*"):
         if path.is_file():
-            assert path.suffix in {".json", ".toml", ".txt", ".onnx", ".safetensors", ".npy", ".npz"}
+            assert path.suffix in {
+                ".json",
+                ".toml",
+                ".txt",
+                ".onnx",
+                ".safetensors",
+                ".npy",
+                ".npz",
+            }
     np.load(run.bundle / bundle.ANSWERS, allow_pickle=False)["logits"]
 
 
@@ -129,7 +137,19 @@ main(json.loads(sys.argv[1]))
         (["inspect", "BUNDLE"], 0),
         (["profiles", "list"], 0),
         (["list", "runtimes"], 0),
-        (["bench", "BUNDLE", "--runtimes", "onnxruntime", "--devices", "cpu", "--seconds", "0.3"], 0),
+        (
+            [
+                "bench",
+                "BUNDLE",
+                "--runtimes",
+                "onnxruntime",
+                "--devices",
+                "cpu",
+                "--seconds",
+                "0.3",
+            ],
+            0,
+        ),
         (["compress", "x.pth", "--arch", "resnet18", "--data", "digits", "-o", "o"], 3),
     ],
 )

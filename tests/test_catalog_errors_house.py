@@ -53,8 +53,11 @@ def test_a_broken_member_is_not_mistaken_for_a_missing_extra(tmp_path, monkeypat
 
 
 def test_every_error_has_an_exit_code_from_the_table_and_is_in_the_tree():
-    kinds = [kind for kind in vars(errors).values()
-             if inspect.isclass(kind) and issubclass(kind, CapdeployError)]
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if inspect.isclass(kind) and issubclass(kind, CapdeployError)
+    ]
     assert len(kinds) > 10
     for kind in kinds:
         assert kind.exit_code in {1, 2, 3, 4}
@@ -170,7 +173,7 @@ def test_recipe_layers_in_order(tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text(
         'checkpoint = "file.pth"\narch = "resnet18"\ndata = "digits"\nseed = 1\nepochs = 1\n'
-        "batch_size = 10\nstrategy = \"taylor\"\n"
+        'batch_size = 10\nstrategy = "taylor"\n'
     )
     env = {"CAPDEPLOY_SEED": "2", "CAPDEPLOY_EPOCHS": "2", "CAPDEPLOY_CLASSES": "a,b", "HOME": "x",
            "CAPDEPLOY_COMPLETE": "bash"}  # fmt: skip

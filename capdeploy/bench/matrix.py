@@ -31,7 +31,12 @@ ROW_SECONDS = 300
 
 
 def run(
-    bundles: Sequence[Bundle], profile: HardwareProfile, *, seconds: float, say: Say
+    bundles: Sequence[Bundle],
+    profile: HardwareProfile,
+    *,
+    seconds: float,
+    say: Say,
+    trust_factory: bool = False,
 ) -> BenchmarkReport:
     """Measure every bundle in every runtime and on every device of a profile.
 
@@ -45,6 +50,8 @@ def run(
         Measuring time of a row.
     say : Say
         Hears of every row.
+    trust_factory : bool
+        Allow bundles to name code of their own that builds their network.
 
     Returns
     -------
@@ -66,9 +73,9 @@ def run(
     for done, (bundle, settings) in enumerate(wanted):
         say.advance(done, len(wanted), f"{settings.bundle} in {settings.runtime} {settings.device}")
         place = (settings.runtime, settings.device)
-        result = skipped.get(place) or _in_child(bundle, settings, seconds)
-        if isinstance(result, Skipped):
-            skipped[place] = result
+        result = skipped.get(place) or _in_child(bundle, settings, seconds, trust_factory)
+        if isinstance(result, Skipped) and "factory" not in result.reason:
+            skipped[place] = result  # true of every bundle: the device or the package is missing
         rows.append(Row(settings=settings, result=result))
     say.advance(len(wanted), len(wanted), "")
     here = environment.read()
@@ -97,13 +104,16 @@ def _rows(bundles: Sequence[Bundle], profile: HardwareProfile) -> list[tuple[Bun
     ]  # fmt: skip
 
 
-def _in_child(bundle: Bundle, settings: Settings, seconds: float) -> Measured | Skipped:
+def _in_child(
+    bundle: Bundle, settings: Settings, seconds: float, trust_factory: bool
+) -> Measured | Skipped:
     baseline = bundle.baseline()
     job = {
         "bundle": str(bundle.folder.resolve()),
         "baseline": str(baseline.folder.resolve()) if baseline else None,
         "settings": settings.model_dump(),
         "seconds": seconds,
+        "trust_factory": trust_factory,
     }
     variables = {name: str(settings.threads) for name in THREAD_VARIABLES}
     with tempfile.TemporaryDirectory(prefix="capdeploy-bench-") as folder:

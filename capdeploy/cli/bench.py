@@ -24,6 +24,7 @@ from capdeploy.cli._output import Progress, format_option, tell
     show_default=True,
     help="Measuring time of a row.",
 )
+@click.option("--trust-factory", is_flag=True, help="Let a bundle name code that builds it.")
 @format_option
 def command(
     bundles: tuple[Path, ...],
@@ -33,6 +34,7 @@ def command(
     threads: int | None,
     batch: int | None,
     seconds: float,
+    trust_factory: bool,
     style: str,
 ) -> None:
     """Measure BUNDLES (or all bundles of a run's folder), each row in a process of its own."""
@@ -49,7 +51,7 @@ def command(
         bundle.verify(entry)
     given = {"runtimes": runtimes, "devices": devices, "threads": threads, "batch": batch}
     wanted = recipes.with_runtime(profiles.load(profile), given)
-    report = matrix.run(found, wanted, seconds=seconds, say=Progress())
+    report = matrix.run(found, wanted, seconds=seconds, say=Progress(), trust_factory=trust_factory)
     tell(style, report.to_json(), [tables.benchmark(report)])
     missed = [
         entry for entry in report.budgets if entry.outcome == "missed" and entry.severity == "fail"

@@ -34,7 +34,7 @@ def command(
     **flags: Any,
 ) -> None:
     """Compress CHECKPOINT for a few classes and seal one bundle for each ratio."""
-    from capdeploy import recipes
+    from capdeploy import bundle, recipes
 
     say = Progress()
     given = _options.plain(flags) | {"checkpoint": checkpoint}
@@ -47,7 +47,7 @@ def command(
     recipe = recipes.resolve(config, os.environ, settings, given)
     if not dry_run and output is None:
         raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
-    from capdeploy import pipeline
+    from capdeploy import pipeline, stages
     from capdeploy.report import tables
 
     if dry_run or output is None:
@@ -58,8 +58,10 @@ def command(
         tell(style, document, [tables.plan(plan) for plan in plans])
         return
     report = pipeline.compress(recipe, output, say, force=force)
-    models = [model for model in report.models if model.name != pipeline.BASELINE] or report.models
+    models = [model for model in report.models if model.name != stages.BASELINE] or report.models
     details = [
         table for model in models for table in (tables.stages(model), tables.per_class(model))
     ]
     tell(style, report.to_json(), [*details, tables.summary(report)])
+    for entry in bundle.find(output):
+        bundle.require_parity(entry)

@@ -21,6 +21,7 @@ def command(path: Path, style: str) -> None:
     found = bundle.find(path)
     for entry in found:
         bundle.verify(entry)
+        bundle.require_parity(entry)
     rows = tuple((entry.manifest.name, str(len(entry.manifest.files)), "ok") for entry in found)
     document = {
         "schema_version": 1,

@@ -44,12 +44,15 @@ class Runtime:
     open : Callable[[Bundle, str, int], Any]
         Opens a bundle on a device with a number of threads; returns a `Session`. Raises
         `SilentFallbackError` if the session is not on that device.
+    foreign_code : Callable[[Bundle], str | None]
+        Names the code outside capdeploy that opening a bundle would call, if any.
     """
 
     title: str
     supports: tuple[str, ...]
     devices: Callable[[], tuple[str, ...]]
     open: Callable[[Bundle, str, int], Any]
+    foreign_code: Callable[[Bundle], str | None] = lambda _: None
 
 
 RUNTIMES: Catalog[Runtime] = Catalog("capdeploy.runtimes", "RUNTIME", "runtime")

@@ -60,4 +60,15 @@ class _Session:
         del self._network
 
 
-RUNTIME = Runtime(title="PyTorch", supports=("cpu", "cuda"), devices=_devices, open=_Session)
+def _foreign_code(bundle: Bundle) -> str | None:
+    architecture = bundle.manifest.checkpoint.architecture
+    return architecture.name if architecture.source == "factory" else None
+
+
+RUNTIME = Runtime(
+    title="PyTorch",
+    supports=("cpu", "cuda"),
+    devices=_devices,
+    open=_Session,
+    foreign_code=_foreign_code,
+)

@@ -15,12 +15,11 @@ from torch import nn
 
 from capdeploy.model import Model
 from capdeploy.progress import Say
-from capdeploy.samples import Images
+from capdeploy.train.course import Batch, Course
 from capdeploy.train.evaluate import accuracy
-from capdeploy.train.imitate import UNLABELLED, Teacher, lesson
+from capdeploy.train.imitate import lesson
 from capdeploy.values.report import Epoch, Training
 
-Batch = tuple[torch.Tensor, torch.Tensor]
 RANGE_STEPS = 24
 RANGE_LOW, RANGE_HIGH = 1e-5, 3e-2
 
@@ -62,53 +61,6 @@ class Settings:
     seed: int
 
 
-@dataclass(frozen=True)
-class Course:
-    """What there is to learn from.
-
-    Parameters
-    ----------
-    train : Images
-        Labelled training images of the kept classes; an epoch shows each once.
-    validation : Images
-        Images held back from training.
-    unlabelled : Images | None
-        Further training images, without labels; an epoch shows each once. Only a teacher can
-        make use of them.
-    teacher : Teacher | None
-        Whom to imitate.
-    """
-
-    train: Images
-    validation: Images
-    unlabelled: Images | None = None
-    teacher: Teacher | None = None
-
-    def batches(self, model: Model, size: int, shuffle: np.random.Generator) -> Iterator[Batch]:
-        """Yield one epoch, (n, 3, H, W) images and (n,) targets; labelled and not, mixed."""
-        extra = self.unlabelled if self.teacher is not None else None
-        total = len(self.train) + (len(extra) if extra is not None else 0)
-        order = shuffle.permutation(total)
-        for start in range(0, total, size):
-            chosen = order[start : start + size]
-            if len(chosen) < 2:
-                return  # batch normalisation cannot train on a single image
-            known, rest = chosen[chosen < len(self.train)], chosen[chosen >= len(self.train)]
-            labels = model.targets(torch.from_numpy(self.train.labels[known]))
-            pixels = [self.train.pixels(known)] if len(known) else []
-            if extra is not None and len(rest):
-                pixels.append(extra.pixels(rest - len(self.train)))
-            inputs = self.train.preprocessing.apply(np.concatenate(pixels))
-            unknown = torch.full((len(rest),), UNLABELLED)
-            yield torch.from_numpy(inputs), torch.cat([labels, unknown])
-
-    def steps(self, size: int) -> int:
-        """Count the batches of an epoch."""
-        extra = self.unlabelled if self.teacher is not None else None
-        total = len(self.train) + (len(extra) if extra is not None else 0)
-        return total // size + (total % size >= 2)
-
-
 def run(model: Model, course: Course, settings: Settings, say: Say) -> tuple[Model, Training]:
     """Fine-tune a copy of a network and keep the best state, the beginning included.
 
@@ -139,8 +91,9 @@ def run(model: Model, course: Course, settings: Settings, say: Say) -> tuple[Mod
 def find_rate(model: Model, course: Course, settings: Settings) -> float:
     """Find a learning rate: raise it step by step on a throw-away copy and watch the loss.
 
-    The rate is that at the lowest smoothed loss, divided by 4: the last rate that still helped,
-    with a margin, since whole epochs at it have to be survived.
+    The rate is the last at which the smoothed loss was within 10 % of its lowest, divided by 4:
+    the last that did no harm, with a margin, since whole epochs at it have to be survived. (The
+    lowest point itself says little about a network that starts near its best.)
 
     Parameters
     ----------
@@ -173,8 +126,9 @@ def find_rate(model: Model, course: Course, settings: Settings) -> float:
             corrected = smooth / (1 - 0.7 ** (step + 1))
             if not math.isfinite(loss) or corrected > 4 * best:
                 break
-            if corrected < best:
-                best, found = corrected, float(rate)
+            best = min(best, corrected)
+            if corrected <= 1.1 * best:
+                found = float(rate)
     return max(RANGE_LOW, found / 4)
 
 

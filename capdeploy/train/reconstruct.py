@@ -13,6 +13,7 @@ positions.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from capdeploy.model import Model
-from capdeploy.observe.taps import tapped
+from capdeploy.observe.taps import evaluating, tapped
 from capdeploy.rebuild import is_depthwise
 from capdeploy.samples import Images
 from capdeploy.values.plan import LayerCut, PruningPlan
@@ -59,20 +60,45 @@ def reconstruct(
     """
     module = cut.copy_module().eval()
     cuts = {entry.layer: entry for entry in plan.layers}
-    for name in cut.trace.filters:
+    solvable = [
+        name
+        for name in cut.trace.filters
+        if name in cuts and cuts[name].kept_in is not None
+        if _solvable(module.get_submodule(name))
+    ]
+    wanted = _targets(intact, solvable, cuts, images, batch_size)
+    for name in solvable:
         layer = module.get_submodule(name)
-        entry = cuts.get(name)
-        if entry is None or entry.kept_in is None or not _solvable(layer):
-            continue
         norm = cut.trace.norm_of.get(name)
-        follower = module.get_submodule(norm) if norm else None
         sums = _Sums()
-        for batch, _ in images.batches(batch_size):
-            inputs = _reach(module, name, batch)[0]
-            outputs = _reach(intact.module.eval(), name, batch)[1]
-            sums.add(*_samples(layer, inputs, _kept(outputs, entry, intact, name)))
-        _solve(layer, follower, sums)
+        for (batch, _), rows in zip(images.batches(batch_size), wanted.pop(name), strict=True):
+            sums.add(_input_rows(layer, _input(module, name, batch)), rows)
+        _solve(layer, module.get_submodule(norm) if norm else None, sums)
     return cut.with_module(module)
+
+
+def _targets(
+    intact: Model,
+    names: list[str],
+    cuts: Mapping[str, LayerCut],
+    images: Images,
+    batch_size: int,
+) -> dict[str, list[torch.Tensor]]:
+    """Collect what each layer should answer: per batch (rows, kept filters), in one pass."""
+    wanted: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+
+    def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        rows = _output_rows(layer, output)
+        kept = cuts[name].kept_out
+        # The head's cut is in the intact network already: it is the head-cut one.
+        if kept is not None and not (name == intact.head and intact.head_cut):
+            rows = rows.index_select(1, torch.tensor(kept))
+        wanted[name].append(rows.clone())
+
+    with torch.no_grad(), evaluating(intact.module), tapped(intact.module, names, hook):
+        for batch, _ in images.batches(batch_size):
+            intact.module(batch)
+    return wanted
 
 
 def _solvable(layer: nn.Module) -> bool:
@@ -81,47 +107,49 @@ def _solvable(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear)
 
 
-def _kept(outputs: torch.Tensor, entry: LayerCut, intact: Model, name: str) -> torch.Tensor:
-    # The head's cut is in the intact network already: it is the head-cut one.
-    if entry.kept_out is None or (name == intact.head and intact.head_cut):
-        return outputs
-    index = torch.tensor(entry.kept_out)
-    return outputs.index_select(1 if outputs.ndim == 4 else outputs.ndim - 1, index)
-
-
-def _reach(network: nn.Module, name: str, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run a network up to one layer and return that layer's input and output."""
+def _input(network: nn.Module, name: str, batch: torch.Tensor) -> torch.Tensor:
+    """Run a network up to one layer and return that layer's input."""
     caught: list[torch.Tensor] = []
 
     def hook(_: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        caught.extend((inputs[0], output))
+        caught.append(inputs[0])
         raise _ReachedError
 
-    with torch.no_grad(), tapped(network, [name], hook), contextlib.suppress(_ReachedError):
+    with (
+        torch.no_grad(),
+        tapped(network, [name], hook),
+        contextlib.suppress(_ReachedError),
+    ):
         network(batch)
-    return caught[0], caught[1]
+    return caught[0]
 
 
-def _samples(
-    layer: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lay inputs and outputs out as rows: (rows, weights of a filter), (rows, filters)."""
+def _places(positions: int) -> torch.Tensor:
+    """Choose output positions, the same for every batch and for both networks."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(positions, generator=generator)[:POSITIONS]
+
+
+def _output_rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
+    """Lay a layer's outputs out as (rows, filters)."""
     if isinstance(layer, nn.Linear):
-        return inputs.reshape(-1, inputs.shape[-1]), outputs.reshape(-1, outputs.shape[-1])
+        return outputs.reshape(-1, outputs.shape[-1])
+    maps = outputs.flatten(2)
+    return maps[:, :, _places(maps.shape[2])].transpose(1, 2).flatten(0, 1)
+
+
+def _input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Lay a layer's inputs out as (rows, weights of a filter), rows as in `_output_rows`."""
+    if isinstance(layer, nn.Linear):
+        return inputs.reshape(-1, inputs.shape[-1])
     if not isinstance(layer, nn.Conv2d):
         raise TypeError(type(layer).__name__)
-    wanted = outputs.flatten(2)
-    generator = torch.Generator().manual_seed(0)
-    places = torch.randperm(wanted.shape[2], generator=generator)[:POSITIONS]
     padding = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
     if layer.padding == "same":
-        padding = tuple(
-            spread * (size - 1) // 2
-            for spread, size in zip(layer.dilation, layer.kernel_size, strict=True)
-        )
+        spread = zip(layer.dilation, layer.kernel_size, strict=True)
+        padding = tuple(step * (size - 1) // 2 for step, size in spread)
     patches = F.unfold(inputs, layer.kernel_size, layer.dilation, padding, layer.stride)
-    rows = patches[:, :, places].transpose(1, 2).flatten(0, 1)
-    return rows, wanted[:, :, places].transpose(1, 2).flatten(0, 1)
+    return patches[:, :, _places(patches.shape[2])].transpose(1, 2).flatten(0, 1)
 
 
 class _Sums:

@@ -43,6 +43,7 @@ class Recipe(Noun):
 
     bn_images: int = Field(default=1024, ge=0, description="for BN re-estimation; 0 = off")
     reconstruct: bool = Field(default=True, description="re-solve consumers of cut channels")
+    reconstruct_images: int = Field(default=256, ge=2)
     epochs: int = Field(default=3, ge=0)
     lr: float | None = Field(default=None, gt=0, description="None: found by a range test")
     optimizer: Literal["adamw", "sgd"] = "adamw"

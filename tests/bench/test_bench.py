@@ -132,7 +132,9 @@ def test_a_runtime_s_answer_is_not_overwritten_by_the_next(run):
 
 def test_a_whole_benchmark(run):
     profile = profiles.load("this-host")
-    report = matrix.run(bundle.find(run.folder), profile, seconds=0.3, say=Quiet())
+    report = matrix.run(
+        bundle.find(run.folder), profile, seconds=0.3, say=Quiet(), trust_factory=True
+    )
     assert len(report.rows) == 2 * 3 * 2
     by_name = {
         (row.settings.bundle, row.settings.runtime, row.settings.device): row.result
@@ -154,6 +156,13 @@ def test_a_whole_benchmark(run):
     assert not report.emulated
 
 
+def test_a_bundle_s_own_code_is_not_run_unless_trusted(run):
+    wanted = SETTINGS.model_copy(update={"runtime": "pytorch", "bundle": "ratio-0.5"})
+    result = matrix._in_child(bundle.read(run.bundle), wanted, 0.1, trust_factory=False)
+    assert isinstance(result, Skipped)
+    assert "tests.nets:Residual; add --trust-factory" in result.reason
+
+
 def test_a_fallback_in_the_child_is_an_error_here(run, tmp_path):
     outcome = {"error": "SilentFallbackError", "message": "fell back"}
     kind = getattr(matrix.errors, outcome["error"])
@@ -166,8 +175,8 @@ def test_a_dead_child_is_one_line(run, tmp_path, monkeypatch):
     (tmp_path / "onnxruntime.py").write_text("import os; os._exit(7)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     wanted = SETTINGS.model_copy(update={"runtime": "onnxruntime", "bundle": "ratio-0.5"})
-    with pytest.raises(matrix.StepFailedError, match="ratio-0.5 in onnxruntime on cpu: .*exit 7"):
-        matrix._in_child(bundle.read(run.bundle), wanted, 0.1)
+    with pytest.raises(matrix.StepFailedError, match=r"ratio-0\.5 in onnxruntime on cpu: .*exit 7"):
+        matrix._in_child(bundle.read(run.bundle), wanted, 0.1, trust_factory=False)
 
 
 def profile_with(**limits):

@@ -131,14 +131,24 @@ def test_an_exporter_that_fails_is_one_line(chain, tmp_path):
         graph.export(replace(chain, module=Untraceable()), tmp_path / "x.onnx", {})
 
 
-def test_a_parity_limit_nobody_can_meet_is_a_negative_verdict(residual, digits, tmp_path):
-    from tests.prune.test_groups_and_cut import draw
+def test_float32_rounding_is_allowed_for_and_no_more(residual, digits):
+    inputs = digits.preprocessing.apply(digits.validation.pixels(np.arange(10)))
+    own = pack.rounding(residual, inputs, pack.answers(residual, inputs))
+    assert 0 < own < 1e-5
 
-    from capdeploy.prune import apply
-    from capdeploy.stages import with_classes
 
-    _, plan = draw(residual, 0.5, align=4)
-    cut = apply.cut(with_classes(residual, digits.classes), plan)
-    settings = pack.Settings(atol=1e-12, simplify_seconds=60)
-    with pytest.raises(ParityError, match="raise --parity-atol"):
-        pack.export(cut, plan, digits.validation, tmp_path, settings)
+def test_a_graph_that_fails_parity_is_kept_and_refused(run, tmp_path):
+    """Nothing is lost, and nobody can ship it by mistake."""
+    import shutil
+
+    folder = tmp_path / "bundle"
+    shutil.copytree(run.bundle, folder)
+    manifest = folder / bundle.MANIFEST
+    text = manifest.read_text()
+    proof = bundle.read(folder).manifest.artifact.parity[-1]
+    manifest.write_text(text.replace(json.dumps(proof.max_abs_error), "0.5"))
+    opened = bundle.read(folder)
+    bundle.verify(opened)
+    with pytest.raises(ParityError, match="do not ship it"):
+        bundle.require_parity(opened)
+    bundle.require_parity(bundle.read(run.bundle))

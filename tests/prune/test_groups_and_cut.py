@@ -1,4 +1,4 @@
-"""Groups, plans and the knife: what is cut is exactly what was planned, and nothing else changes."""
+"""Groups, plans and the knife: what is cut is what was planned, and nothing else changes."""
 
 import copy
 
@@ -6,8 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import nets
-from tests.conftest import SUBSET, shaken, wrap
 from torch import nn
 
 from capdeploy import rebuild
@@ -17,6 +15,8 @@ from capdeploy.prune import plan as planning
 from capdeploy.train import head
 from capdeploy.values.plan import Budget, LayerCut, PruningPlan
 from capdeploy.values.scores import FilterScores, LayerScores
+from tests import nets
+from tests.conftest import SUBSET, shaken, wrap
 
 TORCHVISION = ("resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "squeezenet1_1", "googlenet")
 
@@ -81,9 +81,7 @@ def test_torchvision_networks_are_cut_consistently(name):
     arguments = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     from capdeploy.values.checkpoint import Architecture
 
-    made = rebuild.build(
-        Architecture(source="torchvision", name=name, arguments=arguments), 10
-    )
+    made = rebuild.build(Architecture(source="torchvision", name=name, arguments=arguments), 10)
     size = 64 if name in {"densenet121", "squeezenet1_1", "googlenet"} else 32
     model = wrap(shaken(made), name, size)
     narrow, plan = draw(model, 0.5)
@@ -153,24 +151,23 @@ def test_width_never_rises_with_the_ratio(low, high, width, align):
     assert planning.width_kept(width, high, align) <= planning.width_kept(width, low, align)
 
 
-@given(low=st.floats(0, 0.95), high=st.floats(0, 0.95), seed=st.integers(0, 50))
+@given(low=st.floats(0.1, 0.95), high=st.floats(0.1, 0.95), seed=st.integers(0, 50))
 @settings(max_examples=25, deadline=None)
 def test_a_larger_drop_never_gives_a_channel_back(low, high, seed):
     low, high = sorted((low, high))
     torch.manual_seed(0)
-    model = wrap(nets.Residual())
-    narrow = head.cut(model, SUBSET)
+    narrow = head.cut(wrap(nets.Residual()), SUBSET)
     found, scores = groups.find(narrow), scores_for(narrow, seed)
-    plans = [
+    large, small = (
         planning.draw(
             scores, found, Budget(ratio=ratio, align=2), narrow.geometry,
             head=None, full=narrow.geometry.cost(),
         )
         for ratio in (low, high)
-        if planning.width_kept(16, ratio, 2) < 16 or ratio == 0
-    ]  # fmt: skip
-    for small, large in zip(plans[-1].groups, plans[0].groups, strict=True):
-        assert set(small.kept) <= set(large.kept)
+    )  # fmt: skip
+    for more, less in zip(large.groups, small.groups, strict=True):
+        assert set(less.kept) <= set(more.kept)
+        assert less.kept
 
 
 def test_plan_is_pure_and_names_what_it_leaves_whole(residual):
@@ -211,7 +208,7 @@ def test_a_grouped_convolution_is_left_whole_by_name():
 @pytest.mark.parametrize("budget", [{"align": 64}, {"protect": ("*",)}, {"skip_first": 99}])
 def test_a_budget_that_removes_nothing_is_refused(budget):
     model = wrap(nets.ConvHead())
-    with pytest.raises(PlanError, match="nothing can be cut at ratio 0.5"):
+    with pytest.raises(PlanError, match=r"nothing can be cut at ratio 0\.5"):
         draw(model, 0.5, **budget)
 
 
@@ -235,9 +232,7 @@ def test_aggregation_lets_no_layer_outvote_the_others(residual):
             for entry in base.layers
         ),
     )  # fmt: skip
-    assert planning.group_scores(stream, base) == pytest.approx(
-        planning.group_scores(stream, loud)
-    )
+    assert planning.group_scores(stream, base) == pytest.approx(planning.group_scores(stream, loud))
 
 
 @pytest.mark.parametrize(

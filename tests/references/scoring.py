@@ -18,8 +18,11 @@ def ocap_union_order(maps, slope):
         ranks = []
         for image in range(images):
             norms = [
-                float((torch.where(maps[image, c] > 0, maps[image, c], slope * maps[image, c]) ** 2)
-                      .sum().sqrt())
+                float(
+                    (torch.where(maps[image, c] > 0, maps[image, c], slope * maps[image, c]) ** 2)
+                    .sum()
+                    .sqrt()
+                )
                 for c in range(channels)
             ]
             louder = sum(norm > norms[channel] for norm in norms)
@@ -38,9 +41,10 @@ def taylor_by_zeroing(network, layer, images, labels, step=1e-3):
     for channel in range(width):
         changes = []
         for image, label in zip(images, labels, strict=True):
-            losses = []
-            for scale in (1 + step, 1 - step):
-                losses.append(_scaled_loss(network, layer, channel, scale, image, label))
+            losses = [
+                _scaled_loss(network, layer, channel, scale, image, label)
+                for scale in (1 + step, 1 - step)
+            ]
             changes.append(abs(losses[0] - losses[1]) / (2 * step))
         scores.append(sum(changes) / len(changes))
     return scores
@@ -62,4 +66,4 @@ def _scaled_loss(network, layer, channel, scale, image, label):
 
 def filter_norms(weight, p):
     """The p-norm of each filter, value by value."""
-    return [sum(abs(float(v)) ** p for v in row.flatten()) ** (1 / p) for row in weight]
+    return [sum(abs(float(v)) ** p for v in row.flatten()) ** (1 / p) for row in weight.detach()]

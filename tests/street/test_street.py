@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import nets
-from tests.conftest import recipe
 
 from capdeploy import bundle, pipeline
 from capdeploy.progress import Quiet
 from capdeploy.values.report import RunReport
+from tests import nets
+from tests.conftest import recipe
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -259,7 +259,9 @@ def test_image_folders_good_and_bad(trained, image_folder, tmp_path):
     bad = image_folder / "train" / "cat" / "000.png"
     bad.write_bytes(bad.read_bytes()[:40])
     shutil.rmtree(out)
-    refused(folder_run(trained, image_folder, out), 2, r"1 unreadable image, 0 tolerated, .*000\.png")
+    refused(
+        folder_run(trained, image_folder, out), 2, r"1 unreadable image, 0 tolerated, .*000\.png"
+    )
     done = folder_run(trained, image_folder, out, "--max-bad-images", 1)
     assert done.returncode == 0, done.stderr
     report = RunReport.from_json((out / "report.json").read_text())

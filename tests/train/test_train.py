@@ -9,17 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import nets
-from tests.conftest import SUBSET, shaken, wrap
-from tests.prune.test_groups_and_cut import draw
 from torch import nn
 
 from capdeploy.errors import ArchitectureError
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply
 from capdeploy.train import batchnorm, evaluate, finetune, head, imitate
+from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
 from capdeploy.values.classes import ClassSubset
+from tests import nets
+from tests.conftest import SUBSET, shaken, wrap
+from tests.prune.test_groups_and_cut import draw
 
 SETTINGS = finetune.Settings(
     epochs=2, learning_rate=3e-3, optimizer="adamw", weight_decay=0.0, clip=1.0, warmup=0.1,
@@ -75,8 +76,13 @@ def test_reconstruction_is_exact_when_nothing_is_lost(digits):
     network = shaken(nets.Chain())
     first, norm = network.features[0], network.features[1]
     with torch.no_grad():
-        for layer_values in (first.weight, norm.weight, norm.bias, norm.running_mean,
-                             norm.running_var):
+        for layer_values in (
+            first.weight,
+            norm.weight,
+            norm.bias,
+            norm.running_mean,
+            norm.running_var,
+        ):
             layer_values[8:] = layer_values[:8]
     model = wrap(network)
     narrow, plan = draw(model, 0.5, align=8, protect=("features.4", "hidden"))
@@ -96,9 +102,7 @@ def test_reconstruction_is_exact_when_nothing_is_lost(digits):
     solved = reconstruct(narrow, cut, plan, digits.train, batch_size=64)
     images, _ = next(digits.train.batches(16))
     with torch.no_grad():
-        wanted, broken, mended = (
-            m.module.eval()(images) for m in (narrow, cut, solved)
-        )
+        wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
     assert (mended - wanted).abs().max() < 0.05 * (broken - wanted).abs().max()
 
 
@@ -137,7 +141,7 @@ def test_a_network_has_nothing_to_learn_from_itself(residual, digits):
 
 
 def course(digits, teacher=None, unlabelled=None):
-    return finetune.Course(digits.train, digits.validation, unlabelled, teacher)
+    return Course(digits.train, digits.validation, unlabelled, teacher)
 
 
 def test_training_helps_and_repeats(residual, digits):

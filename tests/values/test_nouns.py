@@ -100,7 +100,7 @@ def test_json_lists_of_numbers_stay_on_one_line():
     ("text", "words"),
     [
         ("{", "source.json: Invalid JSON"),
-        ("[]", "source.json: .*dict"),
+        ("[]", "source.json: .*object"),
         ('{"ratio": 2}', "source.json: .*outside"),
         ('{"ratio": 0.5, "ratoi": 1}', "source.json: ratoi"),
         ('{"align": "x"}', "1 more"),
