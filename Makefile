@@ -24,7 +24,7 @@ check: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/check
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+	$(BIN)/python -m pytest benchmarks
 
 clean:
 	rm -rf $(VENV) capdeploy-demo

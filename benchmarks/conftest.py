@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capdeploy import pipeline, samples
+from capdeploy import pipeline
 from capdeploy.progress import Quiet
 from capdeploy.values.recipe import Recipe
 
@@ -37,8 +37,3 @@ def bundles(bench_recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench") / "out"
     pipeline.compress(bench_recipe, folder, Quiet())
     return {entry.manifest.role: entry for entry in bundle.find(folder)}
-
-
-@pytest.fixture(scope="session")
-def dataset():
-    return samples.open_dataset("digits")

@@ -5,7 +5,9 @@ No torch and no onnx here. See ``docs/bundle-format.md``.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from capdeploy.errors import (
-    ConfigError,
     DigestError,
     OutputExistsError,
     ParityError,
@@ -82,8 +83,14 @@ class CheckImages:
 
     def save(self, folder: Path) -> None:
         """Write the arrays into a bundle's folder; nothing is pickled."""
-        np.save(folder / IMAGES, self.images, allow_pickle=False)
-        np.savez(folder / ANSWERS, labels=self.labels, logits=self.logits)
+        try:
+            np.save(folder / IMAGES, self.images, allow_pickle=False)
+            np.savez(folder / ANSWERS, labels=self.labels, logits=self.logits)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # numpy reports a short write without the system's reason; there is only one.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
     @classmethod
     def load(cls, folder: Path) -> CheckImages:
@@ -100,6 +107,18 @@ def digest(path: Path) -> str:
     """Compute the SHA-256 of a file in constant memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+FILES = (
+    GRAPH, WEIGHTS, PLAN, LABELS, PREPROCESSING, RECIPE, METRICS, IMAGES, ANSWERS,
+)  # fmt: skip
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    """Return a manifest that carries the digest of its own content."""
+    blank = manifest.model_copy(update={"self_sha256": ""})
+    own = hashlib.sha256(blank.to_json().encode()).hexdigest()
+    return manifest.model_copy(update={"self_sha256": own})
 
 
 def entries(folder: Path) -> dict[str, FileEntry]:
@@ -160,8 +179,8 @@ def find(path: Path) -> tuple[Bundle, ...]:
     """
     if (path / MANIFEST).is_file() or not path.is_dir():
         return (read(path),)
-    inner = sorted(folder for folder in path.iterdir() if (folder / MANIFEST).is_file())
-    if not inner:
+    inner = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    if not any((folder / MANIFEST).is_file() for folder in inner):
         return (read(path),)
     bundles = [read(folder) for folder in inner]
     return tuple(sorted(bundles, key=lambda bundle: bundle.manifest.role != "baseline"))
@@ -183,6 +202,10 @@ def verify(bundle: Bundle) -> None:
         If a JSON document inside is not valid.
     """
     expected = bundle.manifest.files
+    if sealed(bundle.manifest) != bundle.manifest:
+        raise DigestError(f"{bundle.folder / MANIFEST} was changed after it was sealed")
+    if unlisted := [name for name in FILES if name not in expected]:
+        raise DigestError(f"{bundle.folder / MANIFEST} does not list {unlisted[0]}")
     present = {path.name for path in bundle.folder.iterdir()} - {MANIFEST}
     missing, extra = sorted(expected.keys() - present), sorted(present - expected.keys())
     if missing:
@@ -238,8 +261,6 @@ def _verify_documents(bundle: Bundle) -> None:
     }
     for name, kind in kinds.items():
         path = bundle.path(name)
-        if not path.is_file():
-            raise ConfigError(f"{bundle.folder}: the manifest does not list {name}")
         kind.from_json(path.read_bytes(), source=str(path))
 
 
@@ -262,7 +283,7 @@ def workplace(output: Path, *, force: bool = False) -> Iterator[Path]:
     Raises
     ------
     OutputExistsError
-        If `output` exists and `force` is false.
+        If `output` exists and `force` is false, or it is not the output of an earlier run.
     UsageError
         If the parent folder cannot be written to.
     """
@@ -275,6 +296,7 @@ def workplace(output: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         work.chmod(0o755)
         yield work
+        refuse_existing(output, force=force)
         _replace(work, output)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -282,8 +304,16 @@ def workplace(output: Path, *, force: bool = False) -> Iterator[Path]:
 
 def refuse_existing(output: Path, *, force: bool) -> None:
     """Stop early if the output folder is there already and may not be replaced."""
-    if output.exists() and not force:
+    if not output.exists():
+        return
+    if not force:
         raise OutputExistsError(f"{output} exists; choose another --output or add --force")
+    ours = output.is_dir() and (not any(output.iterdir()) or (output / RECIPE).is_file())
+    if not ours:
+        raise OutputExistsError(
+            f"{output} is not the output of an earlier run (it has no {RECIPE}), so --force will "
+            "not replace it; choose another --output"
+        )
 
 
 def _replace(work: Path, output: Path) -> None:

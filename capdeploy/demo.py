@@ -81,7 +81,7 @@ def _train(file: Path, say: Say) -> None:
     # No file exists yet, so the record of origin is a placeholder that never leaves this function.
     origin = Checkpoint(
         file=file.name, sha256="0" * 64, architecture=architecture, outputs=10,
-        stored_dtype="float32",
+        stored_dtype="float32", input=wanted,
     )  # fmt: skip
     fresh = Model(module, origin, wanted, trace(module, example(wanted)), everything, True)
     tuned, _ = finetune.run(fresh, Course(images.train, images.validation), TRAINING, say)

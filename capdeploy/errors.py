@@ -14,6 +14,7 @@
     │   ├── DataError                        data set missing, empty, or with bad images
     │   ├── ClassesError                     unknown, repeated, ambiguous or too few classes
     │   ├── PlanError                        nothing can be cut as asked
+    │   ├── UntrustedError                   code outside capdeploy would have to run
     │   └── OutputExistsError                the output folder is there already
     ├── MissingError                     3   this machine lacks something
     │   ├── MissingExtraError                an optional package is not installed
@@ -87,6 +88,10 @@ class ClassesError(UsageError):
 
 class PlanError(UsageError):
     """No plan meets the request."""
+
+
+class UntrustedError(UsageError):
+    """Code that the user has not vouched for would have to run."""
 
 
 class OutputExistsError(UsageError):

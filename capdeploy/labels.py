@@ -31,13 +31,9 @@ def read_names(path: Path) -> tuple[str, ...]:
     Raises
     ------
     ConfigError
-        If the file cannot be read, or names a class twice.
+        If the file cannot be read.
     """
-    names = tuple(line.strip() for line in _text(path).rstrip().splitlines())
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigError(f"labels file {path} has {repeated[0]!r} more than once")
-    return names
+    return tuple(line.strip() for line in _text(path).rstrip().splitlines())
 
 
 def read_map(path: Path) -> dict[str, int]:
@@ -69,7 +65,7 @@ def read_map(path: Path) -> dict[str, int]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
@@ -116,6 +112,9 @@ def link(
             f"the data has {len(names)} classes, the head {outputs} outputs; say which output each "
             "is with --labels FILE (one name a line, in output order) or --label-map FILE"
         )
+    repeated = [name for name in names if labels and list(labels).count(name) > 1]
+    if repeated and label_map is None:
+        raise ClassesError(f"{repeated[0]!r} stands more than once in the labels; use --label-map")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ClassesError(

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import copy
-import pickle
-import zipfile
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from capdeploy import rebuild
@@ -24,11 +19,8 @@ from capdeploy.observe.trace import Trace, trace
 from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import NetworkGeometry
+from capdeploy.weights import State, read_state
 from capdeploy.zoo import SOURCES
-
-State = dict[str, torch.Tensor]
-WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -127,6 +119,16 @@ def open(  # noqa: A001 the room's verb: model.open
     outputs = _outputs(state, architecture)
     module = rebuild.build(architecture, outputs)
     _check_fit(state, module, file, architecture)
+    broken = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if broken:
+        raise CheckpointError(
+            f"checkpoint {file}: {broken[0]} holds values that are not finite (NaN or infinity; "
+            f"{len(broken)} such tensors); train it again from an earlier state"
+        )
     module.load_state_dict(state, strict=False)
     module.eval()
     seen = trace(module, example(preprocessing))
@@ -136,102 +138,9 @@ def open(  # noqa: A001 the room's verb: model.open
         architecture=architecture,
         outputs=seen.outputs,
         stored_dtype=_main_dtype(raw),
+        input=preprocessing,
     )
     return Model(module, checkpoint, preprocessing, seen)
-
-
-def read_state(file: Path) -> State:
-    """Read a file's weights without running any code from it.
-
-    Parameters
-    ----------
-    file : Path
-        A torch zip or legacy file, or a safetensors file; told apart by content.
-
-    Returns
-    -------
-    State
-        Parameter name to tensor, prefixes of wrappers removed.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, truncated, holds foreign classes or no tensors.
-    """
-    if not file.is_file():
-        raise CheckpointError(f"checkpoint {file} does not exist")
-    with file.open("rb") as stream:
-        start = stream.read(16)
-    if not start:
-        raise CheckpointError(f"checkpoint {file} is empty")
-    content = _read_safetensors(file) if start[8:9] == b"{" else _read_torch(file, start)
-    return _unwrap(content, file)
-
-
-def _read_safetensors(file: Path) -> State:
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"checkpoint {file} is not a whole safetensors file: {error}; copy it again"
-        ) from error
-
-
-def _read_torch(file: Path, start: bytes) -> object:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_foreign(file, start, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"checkpoint {file} cannot be read ({line}); it is truncated or not a torch or "
-            "safetensors file"
-        ) from error
-
-
-def _foreign(file: Path, start: bytes, error: Exception) -> str:
-    names: list[str] = []
-    if start.startswith(b"PK"):
-        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    if names:
-        return (
-            f"checkpoint {file} holds objects that would run code: {', '.join(names[:4])}"
-            f"{', ...' if len(names) > 4 else ''}; save its state_dict() instead"
-        )
-    reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
-    return (
-        f"checkpoint {file} cannot be read safely{': ' + reason.strip() if reason else ''}; "
-        "save its state_dict() instead"
-    )
-
-
-def _unwrap(content: object, file: Path) -> State:
-    for _ in range(2):
-        if isinstance(content, Mapping):
-            inner = next((content[key] for key in WRAPPERS if _is_state(content.get(key))), None)
-            content = content if inner is None else inner
-    if not isinstance(content, Mapping) or not _is_state(content):
-        found = (
-            f"keys {', '.join(map(str, list(content)[:5]))}"
-            if isinstance(content, Mapping)
-            else type(content).__name__
-        )
-        raise CheckpointError(
-            f"checkpoint {file} holds no weights: found {found}, expected a state_dict, bare or "
-            f"under {', '.join(WRAPPERS)}"
-        )
-    state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    for prefix in PREFIXES * 2:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def _is_state(content: object) -> bool:
-    return isinstance(content, Mapping) and any(
-        isinstance(value, torch.Tensor) and value.ndim for value in content.values()
-    )
 
 
 def _main_dtype(state: State) -> str:
@@ -251,7 +160,11 @@ def _outputs(state: State, architecture: Architecture) -> int | None:
 
 
 def _shapes(architecture: Architecture, outputs: int) -> dict[str, torch.Size]:
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            network = rebuild.build(architecture, outputs)
+    except (RuntimeError, NotImplementedError):
+        # A network that computes with its own values while it is built needs real ones.
         network = rebuild.build(architecture, outputs)
     return {name: value.shape for name, value in network.state_dict().items()}
 

@@ -51,7 +51,7 @@ def plan(recipe: Recipe, say: Say) -> Planned:
         recipe.validation_share, recipe.max_bad_images, recipe.cache_mib,
     )  # fmt: skip
     say.step("cut the head")
-    full = stages.with_classes(opened, classes)
+    full = stages.with_classes(opened, classes, names)
     narrow = full if recipe.keep_head else head.cut(full, classes)
     say.step(f"score filters ({recipe.strategy})")
     shown = images.train.take(recipe.score_images, seed=recipe.seed)

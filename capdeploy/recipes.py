@@ -13,10 +13,12 @@ import tomli_w
 from capdeploy import profiles
 from capdeploy.catalog import nearest
 from capdeploy.errors import ConfigError
+from capdeploy.runtimes import RUNTIMES
 from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.recipe import Recipe
 
 PREFIX = "CAPDEPLOY_"
+DEVICES = ("cpu", "cuda", "gpu")
 LISTS = frozenset(
     {"classes", "protect", "ratio", "runtimes", "devices", "mean", "std", "input_size"}
 )
@@ -27,6 +29,8 @@ def resolve(
     environment: Mapping[str, str],
     settings: Sequence[str],
     flags: Mapping[str, Any],
+    *,
+    base: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Merge all layers into one recipe.
 
@@ -40,6 +44,8 @@ def resolve(
         ``key=value`` from ``--set``; they count as flags.
     flags : Mapping[str, Any]
         Recipe key to value; None means not given.
+    base : Mapping[str, Any] | None
+        A layer below all others, for the demo.
 
     Returns
     -------
@@ -51,7 +57,7 @@ def resolve(
     ConfigError
         If a key is unknown, a value is not valid, or a required one is missing.
     """
-    layers: dict[str, Any] = {}
+    layers: dict[str, Any] = dict(base or {})
     layers |= _file(file) if file is not None else {}
     layers |= _environment(environment)
     layers |= dict(map(_setting, settings))
@@ -64,7 +70,9 @@ def resolve(
     if missing:
         flag = "CHECKPOINT" if missing[0] == "checkpoint" else f"--{missing[0]}"
         raise ConfigError(f"{flag} is missing; give it as a flag, in the recipe, or use --demo")
-    return Recipe.from_plain(below | layers, source="recipe")
+    recipe = Recipe.from_plain(below | layers, source="recipe")
+    profile_of(recipe)  # unknown runtimes and devices are told before an hour is spent
+    return recipe
 
 
 def profile_of(recipe: Recipe) -> HardwareProfile:
@@ -76,6 +84,11 @@ def profile_of(recipe: Recipe) -> HardwareProfile:
 def with_runtime(profile: HardwareProfile, given: Mapping[str, Any]) -> HardwareProfile:
     """Return a profile with some of its runtime settings replaced; empty values change nothing."""
     changes = {key: value for key, value in given.items() if value}
+    for name in changes.get("runtimes", ()):
+        RUNTIMES.load(name)
+    for name in changes.get("devices", ()):
+        if name not in DEVICES:
+            raise ConfigError(f"unknown device '{name}'; {nearest(name, DEVICES)}")
     return profile.model_copy(update={"runtime": profile.runtime.model_copy(update=changes)})
 
 

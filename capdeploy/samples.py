@@ -210,7 +210,8 @@ class Samples:
         return cache, bad
 
     def _tolerate(self, name: str) -> None:
-        self.bad.append(name)
+        if name not in self.bad:
+            self.bad.append(name)
         if len(self.bad) > self.max_bad:
             raise DataError(
                 f"{len(self.bad)} unreadable image{'s' if len(self.bad) > 1 else ''}, "

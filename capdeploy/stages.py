@@ -46,9 +46,12 @@ def preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
     return Preprocessing.from_plain(base.model_dump() | wanted, source="preprocessing")
 
 
-def with_classes(model: Model, classes: ClassSubset) -> Model:
-    """Note the chosen classes on a model whose head is still whole."""
-    return replace(model, classes=classes)
+def with_classes(
+    model: Model, classes: ClassSubset, labels: tuple[str, ...] | None = None
+) -> Model:
+    """Note the chosen classes, and all labels if they are known, on a model with a whole head."""
+    checkpoint = model.checkpoint.model_copy(update={"labels": labels})
+    return replace(model, checkpoint=checkpoint, classes=classes)
 
 
 def budget(recipe: Recipe, ratio: float) -> Budget:
@@ -121,7 +124,7 @@ def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[A
         full, test, stage="full head, masked", batch_size=batch_size, masked=True
     )
     if not narrow.head_cut:
-        return (first, masked)
+        return (masked, first)  # the last stage is what is shipped
     return (first, masked, evaluate.accuracy(narrow, test, stage="head cut", batch_size=batch_size))
 
 
@@ -140,7 +143,11 @@ def make(
     if ratio > 0:
         made = recover(made, teacher, images, recipe, say)
     say.step(f"export {made.name}")
-    return export(made, images.validation, work / made.name, recipe)
+    made = export(made, images.validation, work / made.name, recipe)
+    simplified = made.exported.artifact.simplification if made.exported else None
+    if simplified is not None and not simplified.applied:
+        say.note(f"the graph is not simplified: {simplified.reason}")
+    return made
 
 
 def recover(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Say) -> Made:
@@ -151,7 +158,7 @@ def recover(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Sa
         say.step(f"re-estimate BN statistics of {made.name}")
         model = batchnorm.reestimate(model, shown, batch_size=recipe.batch_size)
         made = replace(made, recalibrated=model)
-    if recipe.reconstruct:
+    if recipe.reconstruct if recipe.reconstruct is not None else not recipe.epochs:
         say.step(f"reconstruct {made.name}")
         few = images.train.take(recipe.reconstruct_images, seed=recipe.seed)
         model = reconstruct(teacher, made.cut, made.plan, few, batch_size=recipe.batch_size)

@@ -41,6 +41,7 @@ def wrap(module: torch.nn.Module, name: str = "tests.nets:Chain", size: int = 16
         architecture=Architecture.parse(name),
         outputs=seen.outputs,
         stored_dtype="float32",
+        input=preprocessing,
     )
     return Model(module, checkpoint, preprocessing, seen)
 
@@ -104,8 +105,9 @@ def recipe(trained: Path, **changes) -> Recipe:
         "classes": ("7", "1", "4"),
         "ratio": (0.5,),
         "score_images": 64,
-        "epochs": 1,
-        "lr": 1e-3,
+        "reconstruct": True,
+        "epochs": 2,
+        "lr": 3e-3,
         "bundle_images": 32,
         "bench": False,
     }

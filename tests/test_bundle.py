@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from capdeploy import bundle, rebuild
-from capdeploy.errors import DigestError, OutputExistsError, UsageError
+from capdeploy.errors import ConfigError, DigestError, OutputExistsError, UsageError
 from capdeploy.values.plan import PruningPlan
 
 
@@ -29,7 +29,7 @@ def test_a_whole_bundle_verifies(run):
 
 def test_one_flipped_bit_is_found_in_every_file(run, copied):
     names = sorted(path.name for path in copied.iterdir() if path.name != bundle.MANIFEST)
-    assert len(names) == 9
+    assert names == sorted(bundle.FILES)
     for name in names:
         path = copied / name
         content = path.read_bytes()
@@ -38,6 +38,36 @@ def test_one_flipped_bit_is_found_in_every_file(run, copied):
             bundle.verify(bundle.read(copied))
         path.write_bytes(content)
     bundle.verify(bundle.read(copied))
+
+
+def test_every_flipped_character_of_the_manifest_is_found(copied):
+    path = copied / bundle.MANIFEST
+    text = path.read_text()
+    for at in range(0, len(text), 97):
+        if text[at].isspace():
+            continue
+        other = "1" if text[at] != "1" else "2"
+        path.write_text(text[:at] + other + text[at + 1 :])
+        with pytest.raises((DigestError, ConfigError)):
+            bundle.verify(bundle.read(copied))
+
+
+def test_a_run_with_a_lost_manifest_is_not_whole(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / "ratio-0.5" / bundle.MANIFEST).unlink()
+    with pytest.raises(UsageError, match=r"it has no manifest\.json"):
+        bundle.find(tmp_path / "run")
+
+
+def test_force_never_deletes_what_we_did_not_make(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("x")
+    with (
+        pytest.raises(OutputExistsError, match="not the output of an earlier run"),
+        bundle.workplace(tmp_path / "thesis", force=True),
+    ):
+        pass
+    assert (tmp_path / "thesis" / "thesis.txt").is_file()
 
 
 def test_missing_extra_and_linked_files_are_found(copied):
@@ -105,6 +135,7 @@ def test_the_workplace_leaves_all_or_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with bundle.workplace(target) as work:
         (work / "whole").write_text("x")
+        (work / bundle.RECIPE).write_text("")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(OutputExistsError, match="add --force"), bundle.workplace(target):
         pass

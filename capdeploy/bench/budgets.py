@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from capdeploy.bench.stats import percentile
+from capdeploy.errors import BudgetError, ParityError, StepFailedError
 from capdeploy.values.profile import HardwareProfile
-from capdeploy.values.report import BudgetOutcome, Measured, Row
+from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Skipped
 
 MIB = 1 << 20
 
@@ -59,3 +60,42 @@ def judge(
                 )
             )
     return tuple(outcomes)
+
+
+def require(report: BenchmarkReport) -> None:
+    """Turn a benchmark's negative findings into an error, after it has been shown.
+
+    Parameters
+    ----------
+    report : BenchmarkReport
+        The benchmark.
+
+    Raises
+    ------
+    StepFailedError
+        If a row that should have run broke.
+    ParityError
+        If a runtime answers differently from the network.
+    BudgetError
+        If a budget whose severity is ``fail`` is missed.
+    """
+    for row in report.rows:
+        name = f"{row.settings.bundle} in {row.settings.runtime} on {row.settings.device}"
+        if isinstance(row.result, Skipped):
+            if row.result.failed:
+                raise StepFailedError(f"{name}: {row.result.reason}")
+            continue
+        parity = row.result.parity
+        if parity is not None and not parity.holds:
+            raise ParityError(
+                f"{name} answers differently from the network: max abs error "
+                f"{parity.max_abs_error:.2g} (accepted {parity.atol:.2g}), top-1 agreement "
+                f"{parity.top1_agreement:.1%}"
+            )
+    missed = [e for e in report.budgets if e.outcome == "missed" and e.severity == "fail"]
+    if missed:
+        first = missed[0]
+        raise BudgetError(
+            f"{len(missed)} budget(s) of profile {report.profile} missed, first {first.budget}: "
+            f"{first.value:.3g} > {first.limit:g} in {first.settings.runtime}"
+        )

@@ -16,7 +16,7 @@ from capdeploy import errors
 from capdeploy.bench import environment
 from capdeploy.bench.budgets import judge
 from capdeploy.bundle import Bundle
-from capdeploy.errors import StepFailedError
+from capdeploy.errors import ConfigError, StepFailedError
 from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.values.profile import HardwareProfile
@@ -56,26 +56,30 @@ def run(
     Returns
     -------
     BenchmarkReport
-        One row for each combination, measured or skipped with its reason.
+        One row for each combination, measured or skipped with its reason; a row whose process
+        died is marked as failed and does not cost the others.
 
     Raises
     ------
     ConfigError
-        If the profile names a runtime that does not exist.
+        If the profile names a runtime that does not exist, or leaves nothing to measure.
     SilentFallbackError
         If a runtime ran on another device than asked.
-    StepFailedError
-        If a row's process died.
     """
     wanted = _rows(bundles, profile)
+    if not wanted:
+        raise ConfigError(
+            f"profile {profile.id} leaves nothing to measure: no runtime of "
+            f"{', '.join(profile.runtime.runtimes)} runs on {', '.join(profile.runtime.devices)}"
+        )
     skipped: dict[tuple[str, str], Skipped] = {}
     rows = []
     for done, (bundle, settings) in enumerate(wanted):
         say.advance(done, len(wanted), f"{settings.bundle} in {settings.runtime} {settings.device}")
         place = (settings.runtime, settings.device)
         result = skipped.get(place) or _in_child(bundle, settings, seconds, trust_factory)
-        if isinstance(result, Skipped) and "factory" not in result.reason:
-            skipped[place] = result  # true of every bundle: the device or the package is missing
+        if isinstance(result, Skipped) and result.scope == "machine":
+            skipped[place] = result
         rows.append(Row(settings=settings, result=result))
     say.advance(len(wanted), len(wanted), "")
     here = environment.read()
@@ -119,7 +123,14 @@ def _in_child(
     with tempfile.TemporaryDirectory(prefix="capdeploy-bench-") as folder:
         job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
         job_file.write_text(json.dumps(job))
-        command = [sys.executable, "-m", "capdeploy.bench.worker", str(job_file), str(result_file)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "capdeploy.bench.worker",
+            str(job_file),
+            str(result_file),
+        ]
         name = f"{settings.bundle} in {settings.runtime} on {settings.device}"
         try:
             done = subprocess.run(
@@ -127,10 +138,10 @@ def _in_child(
                 timeout=ROW_SECONDS + seconds, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            raise StepFailedError(f"{name}: no answer after {error.timeout:g} s") from error
+            return Skipped(reason=f"failed: no answer after {error.timeout:g} s", failed=True)
         if done.returncode != 0 or not result_file.is_file():
             lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-            raise StepFailedError(f"{name}: the process ended: {lines[-1]}")
+            return Skipped(reason=f"failed: the process ended: {lines[-1]}", failed=True)
         outcome = json.loads(result_file.read_text())
     if "error" in outcome:
         kind = getattr(errors, outcome["error"], StepFailedError)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import resource
 import sys
 from collections.abc import Sequence
@@ -17,9 +19,9 @@ from capdeploy.bench.clock import Clock, WallClock
 from capdeploy.bundle import Bundle, CheckImages
 from capdeploy.errors import (
     CapdeployError,
-    ConfigError,
     MissingDeviceError,
     MissingExtraError,
+    UntrustedError,
 )
 from capdeploy.runtimes import RUNTIMES, Runtime, Session
 from capdeploy.values.accuracy import Accuracy, ClassAccuracy
@@ -69,13 +71,15 @@ def row(
     ------
     MissingDeviceError
         If the device is not here.
-    ConfigError
-        If opening the bundle would call code that is not trusted.
+    UntrustedError
+        If opening the bundle or its baseline would call code that is not trusted.
     """
-    if (code := runtime.foreign_code(bundle)) is not None and not trust_factory:
-        raise ConfigError(
-            f"its network is built by the bundle's own {code}; add --trust-factory if you trust it"
-        )
+    for side in (bundle, *([baseline] if baseline is not None else ())):
+        if (code := runtime.foreign_code(side)) is not None and not trust_factory:
+            raise UntrustedError(
+                f"its network is built by the bundle's own {code}; add --trust-factory if you "
+                "trust it"
+            )
     if settings.device not in runtime.devices():
         raise MissingDeviceError(f"no such device: {runtime.title} sees no {settings.device} here")
     checks = CheckImages.load(bundle.folder)
@@ -184,6 +188,11 @@ def check(
 
 def peak_rss_mib() -> float:
     """Return the largest resident memory that this process has had, in MiB."""
+    # ru_maxrss survives fork and exec on Linux: it would be the parent's peak.
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found.group(1)) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)
 
@@ -200,7 +209,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
             runtime=runtime, seconds=job["seconds"], clock=WallClock(),
             trust_factory=job["trust_factory"],
         )  # fmt: skip
-    except (MissingDeviceError, MissingExtraError, ConfigError) as error:
+    except (MissingDeviceError, MissingExtraError) as error:
+        result = Skipped(reason=str(error), scope="machine")
+    except UntrustedError as error:
         result = Skipped(reason=str(error))
     except CapdeployError as error:
         return {"error": type(error).__name__, "message": str(error)}

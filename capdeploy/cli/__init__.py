@@ -59,13 +59,11 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="capdeploy")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def root(context: click.Context, debug: bool) -> None:
+def root(debug: bool) -> None:
     """Cut a trained CNN classifier down to the classes that a device needs.
 
     Start with: capdeploy compress --demo
     """
-    context.obj = debug
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -76,18 +74,23 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments : list[str] | None
         The command line without the program's name; None takes that of the process.
     """
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words  # anywhere on the line, as the hint of an error suggests
+    words = [word for word in words if word != "--debug"]
     # A CI job is ended by SIGTERM; it must clean up as well as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(_run(arguments, debug=debug))
+    sys.exit(_run(words, debug=debug))
 
 
-def _run(arguments: list[str] | None, *, debug: bool) -> int:
+def _run(arguments: list[str], *, debug: bool) -> int:
     try:
         result: Any = root.main(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, click.Abort):
         return _stop("interrupted; nothing half-written was left behind", INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return error.exit_code
     except click.ClickException as error:
         return _stop(error.format_message(), error.exit_code)
     except BrokenPipeError:

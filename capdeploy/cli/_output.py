@@ -87,6 +87,10 @@ class Progress:
             )  # fmt: skip
             self._bar.add_task(detail, total=total)
             self._bar.start()
+            # Whatever ends the command, the cursor has to come back.
+            context = click.get_current_context(silent=True)
+            if context is not None:
+                context.call_on_close(self._clear)
         self._bar.update(self._bar.task_ids[0], completed=done, total=total, description=detail)
         if done >= total:
             self._clear()

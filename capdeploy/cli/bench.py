@@ -40,7 +40,8 @@ def command(
     """Measure BUNDLES (or all bundles of a run's folder), each row in a process of its own."""
     from capdeploy import bundle, profiles, recipes
     from capdeploy.bench import matrix
-    from capdeploy.errors import BudgetError, ConfigError
+    from capdeploy.bench.budgets import require
+    from capdeploy.errors import ConfigError
     from capdeploy.report import tables
 
     found = [entry for path in bundles for entry in bundle.find(path)]
@@ -48,17 +49,11 @@ def command(
     if len(set(names)) != len(names):
         raise ConfigError("two bundles have the same name; bench them one by one")
     for entry in found:
-        bundle.verify(entry)
+        for side in (entry, entry.baseline()):
+            if side is not None:
+                bundle.verify(side)
     given = {"runtimes": runtimes, "devices": devices, "threads": threads, "batch": batch}
     wanted = recipes.with_runtime(profiles.load(profile), given)
     report = matrix.run(found, wanted, seconds=seconds, say=Progress(), trust_factory=trust_factory)
     tell(style, report.to_json(), [tables.benchmark(report)])
-    missed = [
-        entry for entry in report.budgets if entry.outcome == "missed" and entry.severity == "fail"
-    ]
-    if missed:
-        first = missed[0]
-        raise BudgetError(
-            f"{len(missed)} budget(s) of {wanted.id} missed, first {first.budget}: "
-            f"{first.value:.3g} > {first.limit:g} in {first.settings.runtime}"
-        )
+    require(report)

@@ -38,17 +38,20 @@ def command(
 
     say = Progress()
     given = _options.plain(flags) | {"checkpoint": checkpoint}
+    base = None
     if demo:
         from capdeploy import demo as demonstration
 
-        made = demonstration.recipe(say)
-        given = made | {key: value for key, value in given.items() if value is not None}
         output = output or Path("capdeploy-demo")
-    recipe = recipes.resolve(config, os.environ, settings, given)
+        bundle.refuse_existing(output, force=force or dry_run)
+        base = demonstration.recipe(say)
+    recipe = recipes.resolve(config, os.environ, settings, given, base=base)
     if not dry_run and output is None:
         raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
     from capdeploy import pipeline, stages
+    from capdeploy.bench.budgets import require
     from capdeploy.report import tables
+    from capdeploy.values.report import BenchmarkReport
 
     if dry_run or output is None:
         plans = [
@@ -62,6 +65,9 @@ def command(
     details = [
         table for model in models for table in (tables.stages(model), tables.per_class(model))
     ]
-    tell(style, report.to_json(), [*details, tables.summary(report)])
+    shown = [tables.summary(report)] if demo else [*details, tables.summary(report)]
+    tell(style, report.to_json(), shown)
     for entry in bundle.find(output):
         bundle.require_parity(entry)
+    if isinstance(report.benchmark, BenchmarkReport):
+        require(report.benchmark)

@@ -13,7 +13,7 @@ from capdeploy.cli._output import format_option, tell
 @click.argument("path", type=click.Path(path_type=Path))
 @format_option
 def command(path: Path, style: str) -> None:
-    """Show the bundle at PATH (the first of a run's folder), or a plan.json."""
+    """Show the bundle at PATH (or all bundles of a run's folder), or a plan.json."""
     from capdeploy import bundle
     from capdeploy.report import tables
     from capdeploy.values.plan import PruningPlan
@@ -23,12 +23,15 @@ def command(path: Path, style: str) -> None:
         drawn = PruningPlan.from_json(path.read_bytes(), source=str(path))
         tell(style, drawn.to_json(), [tables.plan(drawn)])
         return
-    found = bundle.find(path)
-    for entry in found:
+    documents = []
+    for entry in bundle.find(path):
         metrics_file, plan_file = entry.path(bundle.METRICS), entry.path(bundle.PLAN)
         metrics = Metrics.from_json(metrics_file.read_bytes(), source=str(metrics_file))
         drawn = PruningPlan.from_json(plan_file.read_bytes(), source=str(plan_file))
         shown = [tables.manifest(entry.manifest), tables.stages(metrics), tables.per_class(metrics)]
-        tell(style, entry.manifest.to_json(), [*shown, tables.plan(drawn)])
-        if style == "json":
-            return
+        documents.append(entry.manifest.to_json())
+        if style != "json":
+            tell(style, documents[-1], [*shown, tables.plan(drawn)])
+    if style == "json":
+        whole = documents[0] if len(documents) == 1 else f"[{','.join(documents)}]"
+        tell(style, whole, [])

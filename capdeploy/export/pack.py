@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from capdeploy import __version__, bundle
+from capdeploy.errors import CapdeployError
 from capdeploy.export import graph, parity
 from capdeploy.export.simplify import simplify
 from capdeploy.model import Model, require_classes
@@ -21,7 +22,6 @@ from capdeploy.values.artifact import Artifact, Simplification
 from capdeploy.values.manifest import Manifest
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import Metrics
-
 
 # A graph may be off by what float32 itself costs this network, counted on both sides, and a margin.
 ROUNDING_MARGIN = 4.0
@@ -100,9 +100,9 @@ def export(
     StepFailedError
         If the exporter fails.
     """
-    inputs = images.preprocessing.apply(
-        images.pixels(np.arange(min(len(images), settings.parity_images)))
-    )
+    # Few images are shown again, so that every batch size is really tried.
+    shown = np.resize(np.arange(len(images)), max(10, min(len(images), settings.parity_images)))
+    inputs = images.preprocessing.apply(images.pixels(shown))
     expected = answers(model, inputs)
     atol = max(settings.atol, ROUNDING_MARGIN * rounding(model, inputs, expected))
     path, draft = folder / bundle.GRAPH, folder / "simplified.onnx"
@@ -111,19 +111,23 @@ def export(
     proofs = [parity.check(path, inputs, expected, stage="exported", atol=atol)]
     result = simplify(path, draft, seconds=settings.simplify_seconds)
     if result.applied:
-        graph.finish(draft, facts)
-        proof = parity.check(draft, inputs, expected, stage="simplified", atol=atol)
-        if proof.holds:
-            proofs.append(proof)
-            draft.replace(path)
-        else:
+        try:
+            graph.finish(draft, facts)
+            proof = parity.check(draft, inputs, expected, stage="simplified", atol=atol)
+            fault = "" if proof.holds else f"it is off by {proof.max_abs_error:.2g}"
+        except CapdeployError as error:
+            fault = str(error)
+        if fault:
             draft.unlink()
             result = Simplification(
                 applied=False,
                 nodes_before=result.nodes_before,
                 nodes_after=result.nodes_before,
-                reason=f"the simplified graph is off by {proof.max_abs_error:.2g}",
+                reason=f"the simplified graph is not usable: {fault}",
             )
+        else:
+            proofs.append(proof)
+            draft.replace(path)
     version, nodes = graph.describe(path)
     artifact = Artifact(
         file=bundle.GRAPH,
@@ -191,11 +195,13 @@ def seal(
     logits = answers(model, model.preprocessing.apply(pixels))
     targets = model.targets(torch.from_numpy(chosen.labels)).numpy()
     bundle.CheckImages(pixels, targets, logits).save(folder)
-    (folder / bundle.PLAN).write_text(plan.to_json())
-    (folder / bundle.LABELS).write_text("".join(f"{name}\n" for name in classes.names))
+    (folder / bundle.PLAN).write_text(plan.to_json(), encoding="utf-8")
+    (folder / bundle.LABELS).write_text(
+        "".join(f"{name}\n" for name in classes.names), encoding="utf-8"
+    )
     (folder / bundle.PREPROCESSING).write_text(model.preprocessing.to_json())
-    (folder / bundle.RECIPE).write_text(recipe)
-    (folder / bundle.METRICS).write_text(metrics.to_json())
+    (folder / bundle.RECIPE).write_text(recipe, encoding="utf-8")
+    (folder / bundle.METRICS).write_text(metrics.to_json(), encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes for the owner alone
     manifest = Manifest(
@@ -212,4 +218,4 @@ def seal(
         artifact=metrics.artifact,
         files=bundle.entries(folder),
     )
-    (folder / bundle.MANIFEST).write_text(manifest.to_json())
+    (folder / bundle.MANIFEST).write_text(bundle.sealed(manifest).to_json())

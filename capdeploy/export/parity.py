@@ -51,7 +51,11 @@ def check(
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        line = str(error).splitlines()[0]
+        raise ParityError(f"{stage} graph cannot be opened: {line}") from error
     answers = np.empty_like(expected)
     start, turn = 0, 0
     while start < len(inputs):

@@ -49,7 +49,7 @@ def simplify(source: Path, target: Path, *, seconds: float) -> Simplification:
 
 
 def _run(source: Path, target: Path, seconds: float) -> str | None:
-    command = [sys.executable, "-c", _CHILD, str(source), str(target)]
+    command = [sys.executable, "-P", "-c", _CHILD, str(source), str(target)]
     try:
         done = subprocess.run(
             command,

@@ -5,7 +5,7 @@ Each function feeds a callback with (layer name, values) and holds at most one b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def activations(network: nn.Module, seen: Trace, batches: Batches, tell: Tell) -
     speaks_for = watched_layers(seen)
 
     def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        tell(speaks_for[name], as_maps(output))
+        tell(speaks_for[name], as_maps(layer, output))
 
     with torch.no_grad(), evaluating(network), tapped(network, speaks_for, hook):
         for images, _ in batches:
@@ -51,8 +51,12 @@ def activation_gradients(network: nn.Module, seen: Trace, batches: Batches, tell
     speaks_for = watched_layers(seen)
 
     def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        # Only the detached response is kept: a closure over `output` itself would be a reference
+        # cycle through autograd, which no garbage collector sees.
+        response = output.detach()
+
         def receive(gradient: torch.Tensor) -> None:
-            tell(speaks_for[name], as_maps(output.detach() * gradient))
+            tell(speaks_for[name], as_maps(layer, response * gradient))
 
         output.register_hook(receive)  # type: ignore[no-untyped-call]
         # An in-place ReLU behind this layer must not overwrite the response: it gets a copy.
@@ -67,14 +71,8 @@ def activation_gradients(network: nn.Module, seen: Trace, batches: Batches, tell
             loss.backward()  # type: ignore[no-untyped-call]
 
 
-def as_maps(output: torch.Tensor) -> torch.Tensor:
+def as_maps(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
     """Give a linear layer's (N, ..., C) output the (N, C, H, W) shape of feature maps."""
-    if output.ndim == 4:
+    if output.ndim == 4 and not isinstance(layer, nn.Linear):
         return output
     return output.reshape(output.shape[0], -1, output.shape[-1]).transpose(1, 2)[..., None]
-
-
-def batched(images: torch.Tensor, labels: torch.Tensor, size: int) -> Iterator[Any]:
-    """Cut tensors into batches, for callers that hold all images in memory."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size], labels[start : start + size]

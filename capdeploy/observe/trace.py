@@ -35,6 +35,8 @@ class Trace:
         Output positions per image (height x width), summed over the layer's calls.
     widths : dict[str, int]
         Output channels of each layer's last call.
+    calls : dict[str, int]
+        How often each of these layers ran.
     outputs : int
         Width of the network's answer.
     """
@@ -44,6 +46,7 @@ class Trace:
     norm_of: dict[str, str] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
     outputs: int = 0
 
     @property
@@ -94,6 +97,7 @@ def trace(network: nn.Module, example: torch.Tensor) -> Trace:
         if name in seen.filters:
             seen.filters.remove(name)
         seen.filters.append(name)
+        seen.calls[name] = seen.calls.get(name, 0) + 1
         seen.widths[name] = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
         seen.positions[name] = seen.positions.get(name, 0) + _positions(layer, output)
 

@@ -130,7 +130,7 @@ def _speed_up(row: Row | None) -> str:
         return "-"
     found = row.result.speed_up
     if found is None:
-        return "1 (baseline)"
+        return "1 (baseline)" if row.settings.bundle == "baseline" else "-"
     return f"{found.ratio:.1f}x [{found.low:.1f}, {found.high:.1f}]"
 
 

@@ -6,6 +6,7 @@ import torch
 
 from capdeploy.errors import ArchitectureError
 from capdeploy.model import Model
+from capdeploy.observe.taps import evaluating
 from capdeploy.rebuild import narrow
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.plan import LayerCut
@@ -44,8 +45,9 @@ def cut(model: Model, classes: ClassSubset) -> Model:
     smaller = model.with_module(module, classes=classes, head_cut=True)
     with torch.no_grad():
         example = model.example()
-        expected = model.module.eval()(example)[:, list(classes.kept)]
-        found = smaller.module.eval()(example)
+        with evaluating(model.module), evaluating(smaller.module):
+            expected = model.module(example)[:, list(classes.kept)]
+            found = smaller.module(example)
     error = float((expected - found).abs().max())
     if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise ArchitectureError(

@@ -83,7 +83,7 @@ def lesson(module: nn.Module, teacher: Teacher | None) -> Iterator[Any]:
 
     def keep_theirs(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         kept = teacher.channels[name]
-        theirs[name] = output.clone() if kept is None else _channels(output, kept)
+        theirs[name] = output.clone() if kept is None else _channels(layer, output, kept)
 
     def loss(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -101,8 +101,9 @@ def lesson(module: nn.Module, teacher: Teacher | None) -> Iterator[Any]:
         yield loss
 
 
-def _channels(output: torch.Tensor, kept: tuple[int, ...]) -> torch.Tensor:
-    return output.index_select(1 if output.ndim == 4 else output.ndim - 1, torch.tensor(kept))
+def _channels(layer: nn.Module, output: torch.Tensor, kept: tuple[int, ...]) -> torch.Tensor:
+    last = isinstance(layer, nn.Linear)
+    return output.index_select(output.ndim - 1 if last else 1, torch.tensor(kept))
 
 
 def _distance(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:

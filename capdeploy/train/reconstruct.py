@@ -27,6 +27,8 @@ from capdeploy.samples import Images
 from capdeploy.values.plan import LayerCut, PruningPlan
 
 RIDGE = 1e-3
+LARGEST = 5000
+"""Weights of a filter beyond which a layer is left as it is: its equations would not fit memory."""
 POSITIONS = 128
 """Output positions of one image that enter a layer's regression."""
 
@@ -64,7 +66,7 @@ def reconstruct(
         name
         for name in cut.trace.filters
         if name in cuts and cuts[name].kept_in is not None
-        if _solvable(module.get_submodule(name))
+        if _solvable(module.get_submodule(name)) and cut.trace.calls[name] == 1
     ]
     wanted = _targets(intact, solvable, cuts, images, batch_size)
     for name in solvable:
@@ -102,6 +104,8 @@ def _targets(
 
 
 def _solvable(layer: nn.Module) -> bool:
+    if layer.get_parameter("weight").flatten(1).shape[1] > LARGEST:
+        return False
     if isinstance(layer, nn.Conv2d):
         return not is_depthwise(layer) and layer.groups == 1 and layer.padding_mode == "zeros"
     return isinstance(layer, nn.Linear)

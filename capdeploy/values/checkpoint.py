@@ -95,3 +95,5 @@ class Checkpoint(Noun):
     architecture: Architecture
     outputs: int = Field(ge=2, description="width of the head")
     stored_dtype: str = Field(description="floating-point type of most weights on disk")
+    input: Preprocessing
+    labels: tuple[str, ...] | None = Field(default=None, description="names in output order")

@@ -42,6 +42,9 @@ class Manifest(Noun):
     accuracy: Accuracy | None = None
     artifact: Artifact
     files: dict[str, FileEntry]
+    self_sha256: str = Field(
+        default="", description="of this document's JSON with this field empty"
+    )
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:

@@ -42,7 +42,9 @@ class Recipe(Noun):
     keep_head: bool = False
 
     bn_images: int = Field(default=1024, ge=0, description="for BN re-estimation; 0 = off")
-    reconstruct: bool = Field(default=True, description="re-solve consumers of cut channels")
+    reconstruct: bool | None = Field(
+        default=None, description="re-solve consumers of cut channels; None: if epochs is 0"
+    )
     reconstruct_images: int = Field(default=256, ge=2)
     epochs: int = Field(default=3, ge=0)
     lr: float | None = Field(default=None, gt=0, description="None: found by a range test")
@@ -74,4 +76,6 @@ class Recipe(Noun):
     def _refuse(self) -> Self:
         if len(set(self.ratio)) != len(self.ratio):
             raise ValueError("a ratio is given twice")
+        if None in self.arch_args.values():
+            raise ValueError("an architecture argument is null; leave it out instead")
         return self

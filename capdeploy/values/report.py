@@ -74,6 +74,10 @@ class Skipped(Noun):
 
     kind: Literal["skipped"] = "skipped"
     reason: str = Field(min_length=1)
+    scope: Literal["row", "machine"] = Field(
+        default="row", description="machine: true of every bundle on this machine"
+    )
+    failed: bool = Field(default=False, description="it should have run, and broke")
 
 
 class SpeedUp(Noun):

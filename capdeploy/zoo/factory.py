@@ -21,7 +21,7 @@ def _callable(name: str) -> Callable[..., Any]:
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # the user's module may raise anything while it is imported
         raise ArchitectureError(
             f"architecture {name}: cannot import {module_name}: {error}; "
             "run from the folder that holds it, or install it"
@@ -40,7 +40,7 @@ def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.M
     sized = {"num_classes": outputs} if outputs is not None and _sized(name) else {}
     try:
         network = _callable(name)(**sized, **arguments)
-    except TypeError as error:
+    except Exception as error:  # it is the user's own code, and may raise anything
         raise ArchitectureError(f"architecture {name}: {error}; check --arch-arg") from error
     if not isinstance(network, nn.Module):
         raise ArchitectureError(
