@@ -8,10 +8,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +16,6 @@ import numpy.typing as npt
 
 from capdeploy.errors import (
     DigestError,
-    OutputExistsError,
     ParityError,
     UsageError,
 )
@@ -262,69 +257,3 @@ def _verify_documents(bundle: Bundle) -> None:
     for name, kind in kinds.items():
         path = bundle.path(name)
         kind.from_json(path.read_bytes(), source=str(path))
-
-
-@contextmanager
-def workplace(output: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give a temporary folder that becomes `output` when the block ends well.
-
-    Parameters
-    ----------
-    output : Path
-        The folder to make.
-    force : bool
-        Replace `output` if it exists.
-
-    Yields
-    ------
-    Path
-        An empty folder beside `output`, on the same file system.
-
-    Raises
-    ------
-    OutputExistsError
-        If `output` exists and `force` is false, or it is not the output of an earlier run.
-    UsageError
-        If the parent folder cannot be written to.
-    """
-    refuse_existing(output, force=force)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    except OSError as error:
-        raise UsageError(f"{output.parent} cannot be written to: {error.strerror}") from error
-    try:
-        work.chmod(0o755)
-        yield work
-        refuse_existing(output, force=force)
-        _replace(work, output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def refuse_existing(output: Path, *, force: bool) -> None:
-    """Stop early if the output folder is there already and may not be replaced."""
-    if not output.exists():
-        return
-    if not force:
-        raise OutputExistsError(f"{output} exists; choose another --output or add --force")
-    ours = output.is_dir() and (not any(output.iterdir()) or (output / RECIPE).is_file())
-    if not ours:
-        raise OutputExistsError(
-            f"{output} is not the output of an earlier run (it has no {RECIPE}), so --force will "
-            "not replace it; choose another --output"
-        )
-
-
-def _replace(work: Path, output: Path) -> None:
-    # The old folder steps aside first: a failed rename must leave one whole folder, never none.
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
-    try:
-        if output.exists():
-            output.rename(aside / output.name)
-        work.rename(output)
-    finally:
-        old = aside / output.name
-        if old.exists() and not output.exists():
-            old.rename(output)
-        shutil.rmtree(aside, ignore_errors=True)

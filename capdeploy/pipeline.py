@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from capdeploy import __version__, bundle, labels, model, recipes, samples, score, stages
+from capdeploy import __version__, bundle, labels, model, recipes, samples, score, stages, workplace
 from capdeploy.export import pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
@@ -90,14 +90,12 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
     RunReport
         Costs, accuracies, proofs and latencies; also written to ``report.json``.
     """
-    bundle.refuse_existing(output, force=force)
+    workplace.refuse_existing(output, force=force)
     planned = plan(recipe, say)
     models = []
-    with bundle.workplace(output, force=force) as work:
-        made = [
-            stages.make(recipe, planned.full, planned.narrow, planned.samples, drawn, work, say)
-            for drawn in planned.plans
-        ]
+    with workplace.open_workplace(output, force=force) as work:
+        networks = (planned.full, planned.narrow, planned.samples)
+        made = [stages.make(recipe, *networks, drawn, work, say) for drawn in planned.plans]
         say.step("judge on the test split")
         test = planned.samples.open_test()
         shared = stages.before(planned.full, planned.narrow, test, recipe.batch_size)
@@ -110,15 +108,11 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
             )  # fmt: skip
             models.append(metrics)
         report = RunReport(
-            tool_version=__version__,
-            checkpoint=planned.full.checkpoint,
-            classes=require_classes(planned.full),
-            strategy=recipe.strategy,
-            scored_images=planned.scored_images,
-            bad_images=tuple(planned.samples.bad),
-            models=tuple(models),
-            benchmark=Skipped(reason="not measured yet; run: capdeploy bench"),
-        )
+            tool_version=__version__, checkpoint=planned.full.checkpoint,
+            classes=require_classes(planned.full), strategy=recipe.strategy,
+            scored_images=planned.scored_images, bad_images=tuple(planned.samples.bad),
+            models=tuple(models), benchmark=Skipped(reason="not measured; run: capdeploy bench"),
+        )  # fmt: skip
         (work / bundle.RECIPE).write_text(recipes.to_toml(recipe))
         (work / REPORT).write_text(report.to_json())
     if recipe.bench:

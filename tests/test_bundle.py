@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from capdeploy import bundle, rebuild
+from capdeploy import bundle, rebuild, workplace
 from capdeploy.errors import ConfigError, DigestError, OutputExistsError, UsageError
 from capdeploy.values.plan import PruningPlan
 
@@ -64,7 +64,7 @@ def test_force_never_deletes_what_we_did_not_make(tmp_path):
     (tmp_path / "thesis" / "thesis.txt").write_text("x")
     with (
         pytest.raises(OutputExistsError, match="not the output of an earlier run"),
-        bundle.workplace(tmp_path / "thesis", force=True),
+        workplace.open_workplace(tmp_path / "thesis", force=True),
     ):
         pass
     assert (tmp_path / "thesis" / "thesis.txt").is_file()
@@ -129,20 +129,20 @@ def test_not_a_bundle_says_what_it_is(tmp_path):
 
 def test_the_workplace_leaves_all_or_nothing(tmp_path):
     target = tmp_path / "out"
-    with pytest.raises(ZeroDivisionError), bundle.workplace(target) as work:
+    with pytest.raises(ZeroDivisionError), workplace.open_workplace(target) as work:
         (work / "half").write_text("x")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
-    with bundle.workplace(target) as work:
+    with workplace.open_workplace(target) as work:
         (work / "whole").write_text("x")
         (work / bundle.RECIPE).write_text("")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    with pytest.raises(OutputExistsError, match="add --force"), bundle.workplace(target):
+    with pytest.raises(OutputExistsError, match="add --force"), workplace.open_workplace(target):
         pass
-    with pytest.raises(ZeroDivisionError), bundle.workplace(target, force=True) as work:
+    with pytest.raises(ZeroDivisionError), workplace.open_workplace(target, force=True) as work:
         raise ZeroDivisionError
     assert (target / "whole").is_file()  # a failed run does not cost the old result
-    with bundle.workplace(target, force=True) as work:
+    with workplace.open_workplace(target, force=True) as work:
         (work / "new").write_text("x")
     assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from capdeploy.cli import _options
 from capdeploy.cli._output import Progress, format_option, tell
+
+if TYPE_CHECKING:
+    from capdeploy.values.report import RunReport
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -34,7 +37,7 @@ def command(
     **flags: Any,
 ) -> None:
     """Compress CHECKPOINT for a few classes and seal one bundle for each ratio."""
-    from capdeploy import bundle, recipes
+    from capdeploy import bundle, recipes, workplace
 
     say = Progress()
     given = _options.plain(flags) | {"checkpoint": checkpoint}
@@ -43,12 +46,12 @@ def command(
         from capdeploy import demo as demonstration
 
         output = output or Path("capdeploy-demo")
-        bundle.refuse_existing(output, force=force or dry_run)
+        workplace.refuse_existing(output, force=force or dry_run)
         base = demonstration.recipe(say)
     recipe = recipes.resolve(config, os.environ, settings, given, base=base)
     if not dry_run and output is None:
         raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
-    from capdeploy import pipeline, stages
+    from capdeploy import pipeline
     from capdeploy.bench.budgets import require
     from capdeploy.report import tables
     from capdeploy.values.report import BenchmarkReport
@@ -61,13 +64,19 @@ def command(
         tell(style, document, [tables.plan(plan) for plan in plans])
         return
     report = pipeline.compress(recipe, output, say, force=force)
-    models = [model for model in report.models if model.name != stages.BASELINE] or report.models
-    details = [
-        table for model in models for table in (tables.stages(model), tables.per_class(model))
-    ]
-    shown = [tables.summary(report)] if demo else [*details, tables.summary(report)]
-    tell(style, report.to_json(), shown)
+    _tell(report, style, brief=demo)
     for entry in bundle.find(output):
         bundle.require_parity(entry)
     if isinstance(report.benchmark, BenchmarkReport):
         require(report.benchmark)
+
+
+def _tell(report: RunReport, style: str, *, brief: bool) -> None:
+    from capdeploy.report import tables
+
+    models = report.models[1:] or report.models
+    details = [
+        table for model in models for table in (tables.stages(model), tables.per_class(model))
+    ]
+    shown = [tables.summary(report)] if brief else [*details, tables.summary(report)]
+    tell(style, report.to_json(), shown)

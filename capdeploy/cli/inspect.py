@@ -15,7 +15,7 @@ from capdeploy.cli._output import format_option, tell
 def command(path: Path, style: str) -> None:
     """Show the bundle at PATH (or all bundles of a run's folder), or a plan.json."""
     from capdeploy import bundle
-    from capdeploy.report import tables
+    from capdeploy.report import manifest, tables
     from capdeploy.values.plan import PruningPlan
     from capdeploy.values.report import Metrics
 
@@ -28,7 +28,7 @@ def command(path: Path, style: str) -> None:
         metrics_file, plan_file = entry.path(bundle.METRICS), entry.path(bundle.PLAN)
         metrics = Metrics.from_json(metrics_file.read_bytes(), source=str(metrics_file))
         drawn = PruningPlan.from_json(plan_file.read_bytes(), source=str(plan_file))
-        shown = [tables.manifest(entry.manifest), tables.stages(metrics), tables.per_class(metrics)]
+        shown = [manifest.table(entry.manifest), tables.stages(metrics), tables.per_class(metrics)]
         documents.append(entry.manifest.to_json())
         if style != "json":
             tell(style, documents[-1], [*shown, tables.plan(drawn)])
