@@ -81,7 +81,9 @@ def run(name: str, model: Model, images: Images, *, batch_size: int, seed: int) 
             )
             for layer in order
         )
-        return FilterScores(strategy=name, layers=layers, images=used, seed=seed)
+        return FilterScores(
+            strategy=name, layers=layers, images=used, across=strategy.across, seed=seed
+        )
     except ValueError as error:
         raise _refusal(name, error) from error
 

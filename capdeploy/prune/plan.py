@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from capdeploy.errors import PlanError
-from capdeploy.prune.groups import Group
+from capdeploy.prune.groups import Group, Member
 from capdeploy.values.cost import Cost, NetworkGeometry
 from capdeploy.values.plan import Budget, GroupCut, LayerCut, PruningPlan
 from capdeploy.values.scores import FilterScores
@@ -141,8 +141,8 @@ def _why_whole(group: Group, budget: Budget, first: frozenset[str]) -> str | Non
 def group_scores(group: Group, scores: FilterScores) -> list[float]:
     """Combine the scores of a group's coupled layers into one score per channel.
 
-    Each layer is brought to a mean magnitude of 1 first, so that no layer outvotes the others by
-    its scale; then the mean over the layers is taken.
+    For ``mean``, each layer is brought to a mean magnitude of 1 first, so that no layer outvotes
+    the others by its scale. For ``max``, the scores must be comparable as they are, as ranks are.
 
     Parameters
     ----------
@@ -161,20 +161,25 @@ def group_scores(group: Group, scores: FilterScores) -> list[float]:
     PlanError
         If no layer of the group is scored.
     """
-    total = [0.0] * group.width
-    voters = 0
+    votes = []
     for member in group.members:
         values = scores.of(member.layer) if member.side == "out" else None
-        if values is None:
-            continue
-        voters += 1
-        scale = sum(map(abs, values)) / len(values) or 1.0
-        for channel, positions in enumerate(member.positions):
-            share = scale * max(1, len(positions))
-            total[channel] += sum(values[position] for position in positions) / share
-    if not voters:
+        if values is not None:
+            votes.append(_votes(member, values, scores.across))
+    if not votes:
         raise PlanError(f"no layer of group {group.name} is scored")
-    return [value / voters for value in total]
+    if scores.across == "max":
+        return [max(channel) for channel in zip(*votes, strict=True)]
+    return [sum(channel) / len(votes) for channel in zip(*votes, strict=True)]
+
+
+def _votes(member: Member, values: tuple[float, ...], across: str) -> list[float]:
+    size = sum(map(abs, values)) / len(values) or 1.0
+    scale = 1.0 if across == "max" else size
+    return [
+        sum(values[position] for position in positions) / (scale * max(1, len(positions)))
+        for positions in member.positions
+    ]
 
 
 def _layer_cuts(

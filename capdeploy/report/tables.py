@@ -71,8 +71,7 @@ def summary(report: RunReport) -> Table:
     benchmark = report.benchmark if isinstance(report.benchmark, BenchmarkReport) else None
     runtimes = _cpu_runtimes(benchmark)
     columns = ["model", "filters cut", "accuracy [95 %]", "MACs", "parameters", "ONNX MiB"]
-    columns += [f"{runtime} p50 ms" for runtime in runtimes]
-    columns += [f"{runtime} speed-up" for runtime in runtimes]
+    columns += [f"{runtime} p50 ms (speed-up)" for runtime in runtimes]
     rows = []
     for metrics in report.models:
         cells = [
@@ -84,8 +83,7 @@ def summary(report: RunReport) -> Table:
             f"{metrics.artifact.size_bytes / MIB:.2f}",
         ]
         found = [_cpu_row(benchmark, metrics.name, runtime) for runtime in runtimes]
-        cells += [_p50(row) for row in found]
-        cells += [_speed_up(row) for row in found]
+        cells += [_latency(row) for row in found]
         rows.append(tuple(cells))
     first = report.models[0].accuracy[-1]
     notes = [
@@ -118,10 +116,11 @@ def _cpu_row(benchmark: BenchmarkReport | None, bundle: str, runtime: str) -> Ro
     return None
 
 
-def _p50(row: Row | None) -> str:
+def _latency(row: Row | None) -> str:
     if row is None or not isinstance(row.result, Measured):
         return "-"
-    return milliseconds(percentile(row.result.latency_ms, 50))
+    shown = milliseconds(percentile(row.result.latency_ms, 50))
+    return f"{shown} ({_speed_up(row)})" if row.result.speed_up is not None else shown
 
 
 def _speed_up(row: Row | None) -> str:

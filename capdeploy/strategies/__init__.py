@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from capdeploy.catalog import Catalog
 
@@ -83,6 +83,9 @@ class Strategy:
         One line for ``capdeploy list``.
     paper : str
         Where it comes from.
+    across : str
+        How the scores of coupled layers become one: ``mean`` (each layer brought to a mean
+        magnitude of 1 first) or ``max``.
     """
 
     watch: Watch
@@ -91,6 +94,7 @@ class Strategy:
     per_filter: Callable[[Summary], torch.Tensor]
     summary: str
     paper: str
+    across: Literal["mean", "max"] = "mean"
 
 
 STRATEGIES: Catalog[Strategy] = Catalog("capdeploy.strategies", "STRATEGY", "strategy")

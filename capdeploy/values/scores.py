@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -37,6 +37,9 @@ class FilterScores(Noun):
     strategy: str
     layers: tuple[LayerScores, ...] = Field(min_length=1)
     images: int = Field(ge=0, description="images used; 0 for strategies that need none")
+    across: Literal["mean", "max"] = Field(
+        default="mean", description="how the scores of coupled layers become one"
+    )
     seed: int
 
     @model_validator(mode="after")

@@ -235,6 +235,17 @@ def test_aggregation_lets_no_layer_outvote_the_others(residual):
     assert planning.group_scores(stream, base) == pytest.approx(planning.group_scores(stream, loud))
 
 
+def test_the_union_of_coupled_layers_is_their_maximum(residual):
+    narrow = head.cut(residual, SUBSET)
+    stream = next(group for group in groups.find(narrow) if group.name == "stem")
+    scores = scores_for(narrow).model_copy(update={"across": "max"})
+    layers = [member.layer for member in stream.members if member.side == "out"]
+    expected = [max(values) for values in zip(
+        *(scores.of(layer) for layer in layers if scores.of(layer)), strict=True
+    )]  # fmt: skip
+    assert planning.group_scores(stream, scores) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("cut", "words"),
     [
