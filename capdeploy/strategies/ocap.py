@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from capdeploy.strategies import Seen, Strategy, Summary, Watch
 
 SLOPE = 0.4
-"""Of the LeakyReLU. The authors tune it per network: 0.06 (MobileNetV2), 0.14 (VGG), 0.4 (ResNet)."""
+"""Of the LeakyReLU. The authors tune it: 0.06 (MobileNetV2), 0.14 (VGG), 0.4 (ResNet)."""
 
 
 def _rank_percentile(seen: Seen) -> torch.Tensor:
