@@ -44,6 +44,16 @@ class Table:
 def count(value: int) -> str:
     """Shorten a count.
 
+    Parameters
+    ----------
+    value : int
+        What is counted, 0 or more.
+
+    Returns
+    -------
+    str
+        Three significant digits and a unit.
+
     Examples
     --------
     >>> count(1_822_000_000), count(11_690_512), count(950)
