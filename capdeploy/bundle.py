@@ -23,6 +23,7 @@ from capdeploy.values.manifest import FileEntry, Manifest
 from capdeploy.values.noun import Noun
 
 MANIFEST = "manifest.json"
+BASELINE = "baseline"
 GRAPH = "model.onnx"
 WEIGHTS = "weights.safetensors"
 PLAN = "plan.json"

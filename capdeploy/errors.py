@@ -32,7 +32,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-INCONCLUSIVE = 5
 INTERRUPTED = 130
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from capdeploy import bundle, recipes
 from capdeploy.bench import matrix
+from capdeploy.bundle import BASELINE
 from capdeploy.data import Dataset
 from capdeploy.errors import CapdeployError
 from capdeploy.export import pack
@@ -26,7 +27,6 @@ from capdeploy.values.plan import Budget, PruningPlan
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import BenchmarkReport, Metrics, Training
 
-BASELINE = "baseline"
 IMAGENET = Preprocessing(
     height=224, width=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )

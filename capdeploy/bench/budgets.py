@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from capdeploy.bench.stats import percentile
+from capdeploy.bundle import BASELINE
 from capdeploy.errors import BudgetError, ParityError, StepFailedError
 from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Skipped
@@ -34,7 +35,7 @@ def judge(
     outcomes = []
     for row in rows:
         result = row.result
-        if not isinstance(result, Measured) or row.settings.bundle == "baseline":
+        if not isinstance(result, Measured) or row.settings.bundle == BASELINE:
             continue
         values = {
             "latency_p50_ms": percentile(result.latency_ms, 50),

@@ -174,15 +174,8 @@ def check(
         for name, output in zip(manifest.classes.names, outputs, strict=True)
         if (checks.labels == output).any()
     )
-    error = float(np.abs(logits - checks.logits).max())
-    same = float((logits.argmax(axis=1) == checks.logits.argmax(axis=1)).mean())
-    parity = Parity(
-        stage=runtime,
-        images=len(logits),
-        max_abs_error=error if np.isfinite(error) else float(np.finfo(np.float64).max),
-        top1_agreement=same,
-        atol=RUNTIME_MARGIN * manifest.artifact.parity[-1].atol,
-    )
+    atol = RUNTIME_MARGIN * manifest.artifact.parity[-1].atol
+    parity = Parity.between(logits, checks.logits, stage=runtime, atol=atol)
     return Accuracy(stage=runtime, classes=classes), parity
 
 

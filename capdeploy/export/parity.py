@@ -67,23 +67,4 @@ def check(
             raise ParityError(f"{stage} graph fails at batch {size}: {line}") from error
         answers[start : start + size] = logits
         start, turn = start + size, turn + 1
-    return compare(answers, expected, stage=stage, atol=atol)
-
-
-def compare(
-    found: npt.NDArray[np.float32],
-    expected: npt.NDArray[np.float32],
-    *,
-    stage: str,
-    atol: float,
-) -> Parity:
-    """Compare two sets of logits, both (N, k) float32."""
-    error = float(np.abs(found - expected).max())
-    same = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
-    return Parity(
-        stage=stage,
-        images=len(expected),
-        max_abs_error=error if np.isfinite(error) else float(np.finfo(np.float64).max),
-        top1_agreement=same,
-        atol=atol,
-    )
+    return Parity.between(answers, expected, stage=stage, atol=atol)

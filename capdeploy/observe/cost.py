@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from capdeploy.observe.trace import NORMS, Trace
-from capdeploy.rebuild import is_depthwise
+from capdeploy.observe.trace import Trace
+from capdeploy.rebuild import NORMS, is_depthwise
 from capdeploy.values.cost import LayerGeometry, NetworkGeometry
 
 

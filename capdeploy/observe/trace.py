@@ -15,8 +15,7 @@ from torch import nn
 
 from capdeploy.errors import ArchitectureError
 from capdeploy.observe.taps import evaluating, tapped
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+from capdeploy.rebuild import NORMS
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capdeploy.bench.stats import percentile
+from capdeploy.bundle import BASELINE
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import (
@@ -138,7 +139,7 @@ def _speed_up(row: Row | None) -> str:
         return "-"
     found = row.result.speed_up
     if found is None:
-        return "1 (baseline)" if row.settings.bundle == "baseline" else "-"
+        return "1 (baseline)" if row.settings.bundle == BASELINE else "-"
     return f"{found.ratio:.1f}x [{found.low:.1f}, {found.high:.1f}]"
 
 

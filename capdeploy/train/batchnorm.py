@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from capdeploy.model import Model
+from capdeploy.rebuild import NORMS
 from capdeploy.samples import Images
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def reestimate(model: Model, images: Images, *, batch_size: int) -> Model:

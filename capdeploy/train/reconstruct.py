@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating, tapped
-from capdeploy.rebuild import is_depthwise
+from capdeploy.rebuild import NORMS, is_depthwise
 from capdeploy.samples import Images
 from capdeploy.values.plan import LayerCut, PruningPlan
 
@@ -181,7 +181,7 @@ def _solve(layer: nn.Module, norm: nn.Module | None, sums: _Sums) -> None:
     present = weight.detach().flatten(1).double().T
     bias = getattr(layer, "bias", None)
     # What of the means cannot be absorbed anywhere has to be fitted by the weights.
-    centred = bias is not None or isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
+    centred = bias is not None or isinstance(norm, NORMS)
     mean_x, mean_y = sums.x / sums.rows, sums.y / sums.rows
     xx, xy = sums.xx / sums.rows, sums.xy / sums.rows
     if centred:
@@ -194,5 +194,5 @@ def _solve(layer: nn.Module, norm: nn.Module | None, sums: _Sums) -> None:
         shift = (mean_y - mean_x @ solved).float()
         if bias is not None:
             bias.copy_(shift)
-        elif isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) and norm.running_mean is not None:
+        elif isinstance(norm, NORMS) and norm.running_mean is not None:
             norm.running_mean.sub_(shift)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from capdeploy.values.noun import Noun
@@ -15,6 +19,42 @@ class Parity(Noun):
     max_abs_error: float = Field(ge=0, description="largest difference of any logit")
     top1_agreement: float = Field(ge=0, le=1)
     atol: float = Field(gt=0, description="largest max_abs_error that is accepted")
+
+    @classmethod
+    def between(
+        cls,
+        found: npt.NDArray[np.float32],
+        expected: npt.NDArray[np.float32],
+        *,
+        stage: str,
+        atol: float,
+    ) -> Self:
+        """Compare two sets of logits.
+
+        Parameters
+        ----------
+        found : npt.NDArray[np.float32]
+            (N, k) the graph's answers.
+        expected : npt.NDArray[np.float32]
+            (N, k) the network's answers.
+        stage : str
+            What to call the result.
+        atol : float
+            Largest absolute error that is accepted.
+
+        Returns
+        -------
+        Self
+            The largest error (NaN and infinity count as the largest float) and the agreement.
+        """
+        error = float(np.abs(found - expected).max())
+        return cls(
+            stage=stage,
+            images=len(expected),
+            max_abs_error=error if np.isfinite(error) else float(np.finfo(np.float64).max),
+            top1_agreement=float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+            atol=atol,
+        )
 
     @property
     def holds(self) -> bool:
