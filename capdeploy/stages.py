@@ -139,6 +139,8 @@ def make(
 ) -> Made:
     """Cut, recover and export one network into a folder of its own."""
     ratio = drawn.budget.ratio
+    for left in drawn.left_whole():
+        say.note(f"{left.group} and its group stay whole: {left.whole_because}")
     made = Made(BASELINE if ratio == 0 else f"ratio-{ratio:g}", drawn, apply.cut(full, drawn))
     if ratio > 0:
         made = recover(made, teacher, images, recipe, say)
