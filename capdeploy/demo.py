@@ -42,7 +42,7 @@ def recipe(say: Say) -> dict[str, Any]:
     dict[str, Any]
         Recipe keys and values.
     """
-    file = _cache() / f"demo-{ARCH}-{_content()}.safetensors"
+    file = stages.cache() / f"demo-{ARCH}-{_content()}.safetensors"
     if file.is_file():
         say.step(f"demo network is cached: {file}")
     else:
@@ -52,11 +52,6 @@ def recipe(say: Say) -> dict[str, Any]:
         "checkpoint": str(file), "arch": ARCH, "data": DATA, "classes": list(CLASSES),
         "strategy": "ocap", "ratio": [0.75], "epochs": 4, "bench_seconds": 3.0,
     }  # fmt: skip
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "capdeploy"
 
 
 def _content() -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from capdeploy import __version__, bundle, labels, model, recipes, samples, score, stages, workplace
+from capdeploy import __version__, bundle, labels, model, recipes, samples, stages, workplace
 from capdeploy.export import pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
-from capdeploy.prune import groups
 from capdeploy.prune import plan as planning
 from capdeploy.samples import Samples
 from capdeploy.train import head
@@ -54,21 +53,14 @@ def plan(recipe: Recipe, say: Say) -> Planned:
     full = stages.with_classes(opened, classes, names)
     narrow = full if recipe.keep_head else head.cut(full, classes)
     say.step(f"score filters ({recipe.strategy})")
-    shown = images.train.take(recipe.score_images, seed=recipe.seed)
-    scores = score.run(
-        recipe.strategy, narrow, shown, batch_size=recipe.batch_size, seed=recipe.seed
-    )
-    say.step("plan")
-    coupled = groups.find(narrow)
     head_cut = None if recipe.keep_head else head.cut_of(full, classes)
-    plans = tuple(
-        planning.draw(
-            scores, coupled, stages.budget(recipe, ratio), narrow.geometry,
-            head=head_cut, full=full.geometry.cost(),
-        )
-        for ratio in sorted({0.0, *recipe.ratio})
-    )  # fmt: skip
-    return Planned(full, narrow, images, plans, scores.images)
+    ground = stages.ground(recipe, narrow, images, say, head=head_cut, full=full.geometry.cost())
+    say.step("plan")
+    budgets = recipe.budgets()
+    if budgets[0].cuts:
+        budgets = (budgets[0].model_copy(update={"ratio": 0.0, "limit": None}), *budgets)
+    plans = tuple(planning.draw(ground, budget) for budget in budgets)
+    return Planned(full, narrow, images, plans, ground.scores.images)
 
 
 def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> RunReport:
@@ -95,7 +87,8 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
     models = []
     with workplace.open_workplace(output, force=force) as work:
         networks = (planned.full, planned.narrow, planned.samples)
-        made = [stages.make(recipe, *networks, drawn, work, say) for drawn in planned.plans]
+        start = planned.plans[0]
+        made = [stages.make(recipe, *networks, start, drawn, work, say) for drawn in planned.plans]
         say.step("judge on the test split")
         test = planned.samples.open_test()
         shared = stages.before(planned.full, planned.narrow, test, recipe.batch_size)

@@ -20,7 +20,19 @@ from capdeploy.values.recipe import Recipe
 PREFIX = "CAPDEPLOY_"
 DEVICES = ("cpu", "cuda", "gpu")
 LISTS = frozenset(
-    {"classes", "protect", "ratio", "runtimes", "devices", "mean", "std", "input_size"}
+    {
+        "max_macs",
+        "max_params",
+        "max_size",
+        "classes",
+        "protect",
+        "ratio",
+        "runtimes",
+        "devices",
+        "mean",
+        "std",
+        "input_size",
+    }
 )
 
 
@@ -142,7 +154,7 @@ def _value(key: str, text: str) -> Any:
         parts = [part.strip() for part in text.split(",") if part.strip()]
         return (
             parts
-            if key in {"classes", "protect", "runtimes", "devices"}
+            if key not in {"ratio", "mean", "std", "input_size"}
             else [_number(part) for part in parts]
         )
     return value

@@ -81,6 +81,10 @@ class Images:
         turns = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
         return self._only(np.array(turns[:count], dtype=np.int64))
 
+    def first(self, count: int) -> Images:
+        """Return the first images, at most `count`."""
+        return self._only(np.arange(min(count, len(self)), dtype=np.int64))
+
     def _only(self, positions: npt.NDArray[np.int64]) -> Images:
         return Images(
             self.dataset,
@@ -170,7 +174,7 @@ class Samples:
         drawn = np.random.default_rng(seed).permutation(others)[:count]
         if not len(drawn):
             return None
-        rows = np.sort(drawn).astype(np.int64)
+        rows = drawn.astype(np.int64)
         cache, bad = self._decode("train", rows)
         good = rows[~np.isin(rows, bad)]
         labels = np.full(len(good), -1, dtype=np.int64)

@@ -82,6 +82,18 @@ class Grouped(nn.Module):
         return self.head(F.relu(self.last(x)).mean(dim=(2, 3)))
 
 
+class Deciding(nn.Module):
+    """Control flow that depends on a value, which no symbolic trace can follow."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        x = F.relu(self.conv(images)).mean(dim=(2, 3))
+        return self.head(x if x.sum() > 0 else -x)
+
+
 def fixed() -> nn.Module:
     """A factory that takes no number of classes."""
     return Chain(num_classes=10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -74,6 +74,13 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--strategy", str, f"How filters are scored: {_names('strategies', 'strategy')}."),
     ("--score-images", int, "Images to score on."),
     ("--ratio", Numbers(), "Share of filters to drop; several make several bundles."),
+    ("--max-macs", Words(), "Most MACs: 50% of the head-cut network's, or 150M; several are fine."),
+    ("--max-params", Words(), "Most parameters, likewise."),
+    ("--max-size", Words(), "Largest ONNX file: 50%, 2MiB; several are fine."),
+    ("--tolerance", float, "How far below a limit is near enough, a share."),
+    ("--allocation", click.Choice(["uniform", "global", "sensitivity"]), "Where to cut."),
+    ("--steps", int, "Score, cut and recover so many times on the way to the budget."),
+    ("--floor", float, "Share of its channels that every group keeps."),
     ("--align", int, "Kept widths are multiples of this; default: the profile's."),
     ("--skip-first", int, "First convolutions to leave whole."),
     ("--protect", Words(), "Layers to leave whole (patterns)."),
@@ -108,24 +115,34 @@ def recipe_options(command: Command) -> Command:
     """Add every recipe option to a command; none has a default here, so that layers can merge."""
     for name, help_text in reversed(SWITCHES):
         command = click.option(name, default=None, help=help_text)(command)
-    arguments = {"multiple": True, "metavar": "KEY=VALUE", "help": "Argument for the architecture."}
     for name, kind, help_text in reversed(OPTIONS):
         command = click.option(name, type=kind, default=None, help=help_text)(command)
-    return click.option("--arch-arg", "arch_args", **arguments)(command)  # type: ignore[arg-type]
+    for flag, noun in (("--strategy-arg", "strategy"), ("--arch-arg", "architecture")):
+        command = click.option(
+            flag, f"{flag[2:].replace('-', '_')}s", multiple=True, metavar="KEY=VALUE",
+            help=f"Argument for the {noun}.",
+        )(command)  # fmt: skip
+    return command
 
 
 def plain(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Turn click's values into recipe values; what was not given is None."""
+    values = dict(flags)
+    for key, flag in (("arch_args", "--arch-arg"), ("strategy_args", "--strategy-arg")):
+        values[key] = _pairs(values.get(key, ()), flag) or None
+    return values
+
+
+def _pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
     import json
 
-    values = dict(flags)
     pairs = {}
-    for text in values.pop("arch_args", ()):
+    for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"--arch-arg {text}: expected key=value")
+            raise ConfigError(f"{flag} {text}: expected key=value")
         try:
             pairs[key] = json.loads(value)
         except json.JSONDecodeError:
             pairs[key] = value
-    return values | {"arch_args": pairs or None}
+    return pairs

@@ -57,9 +57,8 @@ def command(
     from capdeploy.values.report import BenchmarkReport
 
     if dry_run or output is None:
-        plans = [
-            plan for plan in pipeline.plan(recipe, say).plans if plan.budget.ratio in recipe.ratio
-        ]
+        asked = {budget.name for budget in recipe.budgets()}
+        plans = [plan for plan in pipeline.plan(recipe, say).plans if plan.budget.name in asked]
         document = "[" + ",".join(plan.to_json() for plan in plans) + "]"
         tell(style, document, [tables.plan(plan) for plan in plans])
         return

@@ -151,7 +151,7 @@ def _facts(model: Model, plan: PruningPlan) -> dict[str, str]:
         "capdeploy.head_cut": json.dumps(model.head_cut),
         "capdeploy.preprocessing": model.preprocessing.model_dump_json(),
         "capdeploy.strategy": plan.strategy,
-        "capdeploy.ratio": json.dumps(plan.budget.ratio),
+        "capdeploy.budget": str(plan.budget),
     }
 
 

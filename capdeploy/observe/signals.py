@@ -1,4 +1,4 @@
-"""What strategies watch: weights, activations, and activation times gradient.
+"""What strategies watch of single layers: weights, responses, and gradients.
 
 Each function feeds a callback with (layer name, values) and holds at most one batch of values.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from capdeploy.observe.fold import folded
 from capdeploy.observe.taps import evaluating, requiring_grad, tapped
 from capdeploy.observe.trace import Trace
 
@@ -28,10 +29,24 @@ def watched_layers(seen: Trace) -> dict[str, str]:
 
 
 def weights(network: nn.Module, seen: Trace, tell: Tell) -> None:
-    """Feed each layer's weights, (1, C, F, 1) with the F weights of each of C filters."""
+    """Feed each layer's weights, (1, C, F, 1) with the F weights of each of C filters.
+
+    Batch normalisation is folded in first.
+    """
     for name in watched_layers(seen).values():
-        weight = network.get_submodule(name).get_parameter("weight").detach()
+        norm = seen.norm_of.get(name)
+        weight, _ = folded(
+            network.get_submodule(name), network.get_submodule(norm) if norm else None
+        )
         tell(name, weight.flatten(1)[None, ..., None])
+
+
+def norm_scales(network: nn.Module, seen: Trace, tell: Tell) -> None:
+    """Feed the scale of each layer's batch normalisation, (1, C, 1, 1); others are left out."""
+    for name, norm in seen.norm_of.items():
+        scale = getattr(network.get_submodule(norm), "weight", None)
+        if scale is not None and name != seen.head:
+            tell(name, scale.detach()[None, :, None, None])
 
 
 def activations(network: nn.Module, seen: Trace, batches: Batches, tell: Tell) -> None:
@@ -46,8 +61,32 @@ def activations(network: nn.Module, seen: Trace, batches: Batches, tell: Tell) -
             network(images)
 
 
-def activation_gradients(network: nn.Module, seen: Trace, batches: Batches, tell: Tell) -> None:
-    """Feed each layer's response times the gradient of each image's own cross-entropy."""
+def gradients(
+    network: nn.Module,
+    seen: Trace,
+    batches: Batches,
+    tell: Tell,
+    *,
+    times_response: bool,
+    of_answer: bool = False,
+) -> None:
+    """Feed the gradient of each image's own loss by each response, (N, C, H, W).
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is left as it was.
+    seen : Trace
+        Its trace.
+    batches : Batches
+        Images and targets.
+    tell : Tell
+        Hears (layer, values).
+    times_response : bool
+        Multiply with the response itself.
+    of_answer : bool
+        Take the logit of the image's class instead of its cross-entropy.
+    """
     speaks_for = watched_layers(seen)
 
     def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -56,7 +95,8 @@ def activation_gradients(network: nn.Module, seen: Trace, batches: Batches, tell
         response = output.detach()
 
         def receive(gradient: torch.Tensor) -> None:
-            tell(speaks_for[name], as_maps(layer, response * gradient))
+            value = response * gradient if times_response else gradient
+            tell(speaks_for[name], as_maps(layer, value))
 
         output.register_hook(receive)  # type: ignore[no-untyped-call]
         # An in-place ReLU behind this layer must not overwrite the response: it gets a copy.
@@ -67,8 +107,11 @@ def activation_gradients(network: nn.Module, seen: Trace, batches: Batches, tell
         for images, labels in batches:
             answers = network(images.requires_grad_(True))
             # Summed, not averaged: an image's gradient must not depend on the batch it is in.
-            loss = F.cross_entropy(answers, labels, reduction="sum")
-            loss.backward()  # type: ignore[no-untyped-call]
+            if of_answer:
+                objective = answers.gather(1, labels[:, None]).sum()
+            else:
+                objective = F.cross_entropy(answers, labels, reduction="sum")
+            objective.backward()
 
 
 def as_maps(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:

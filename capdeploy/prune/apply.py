@@ -35,7 +35,7 @@ def cut(model: Model, plan: PruningPlan) -> Model:
     module = model.copy_module()
     narrow(module, plan.layers)
     head = next((cut for cut in plan.layers if cut.layer == model.head), None)
-    head_cut = head is not None and head.kept_out is not None
+    head_cut = model.head_cut or (head is not None and head.kept_out is not None)
     smaller = replace(model.with_module(module), head_cut=head_cut)
     if smaller.geometry.cost() != plan.after:
         raise StepFailedError(

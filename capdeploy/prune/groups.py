@@ -7,7 +7,6 @@ channels have to go together; it removes none (see docs/decisions/0004).
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch_pruning as tp
@@ -17,57 +16,7 @@ from capdeploy.errors import PlanError
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating, requiring_grad
 from capdeploy.rebuild import can_narrow, is_depthwise
-
-
-@dataclass(frozen=True)
-class Member:
-    """One side of a layer in a group.
-
-    Parameters
-    ----------
-    layer : str
-        Qualified name.
-    side : str
-        ``out`` or ``in``.
-    positions : tuple[tuple[int, ...], ...]
-        For each channel of the group, the channels of the layer that go with it: one, or several
-        behind a flatten, or none.
-    """
-
-    layer: str
-    side: str
-    positions: tuple[tuple[int, ...], ...]
-
-    def __str__(self) -> str:
-        return f"{self.layer}:{self.side}"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that must go together.
-
-    Parameters
-    ----------
-    name : str
-        The first filter-making layer of the group, in order of execution.
-    width : int
-        Channels of the group.
-    members : tuple[Member, ...]
-        Every side of every layer with weights that is coupled.
-    makers : tuple[str, ...]
-        Filter-making layers among the members, in order of execution; depthwise ones left out.
-    residual : bool
-        Whether an addition couples two or more makers.
-    obstacle : str | None
-        Why the group cannot be cut, if it cannot.
-    """
-
-    name: str
-    width: int
-    members: tuple[Member, ...]
-    makers: tuple[str, ...]
-    residual: bool
-    obstacle: str | None
+from capdeploy.values.group import Group, Member
 
 
 def find(model: Model) -> tuple[Group, ...]:
@@ -130,7 +79,7 @@ def _plain(raw: Any, names: dict[nn.Module, str], order: dict[str, int]) -> Grou
         side = "in" if "in_channels" in item.dep.handler.__name__ else "out"
         key = (name, side)
         found = _positions(item, width)
-        members[key] = Member(name, side, _merge(members.get(key), found))
+        members[key] = Member(layer=name, side=side, positions=_merge(members.get(key), found))
     makers = sorted(
         (name for name, side in members if side == "out" and name in order), key=order.__getitem__
     )

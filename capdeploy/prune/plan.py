@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from capdeploy.errors import PlanError
-from capdeploy.prune.groups import Group, Member
+from capdeploy.prune import allocate
 from capdeploy.values.cost import Cost, NetworkGeometry
+from capdeploy.values.group import Group, Member
 from capdeploy.values.plan import Budget, GroupCut, LayerCut, PruningPlan
 from capdeploy.values.scores import FilterScores
 
@@ -41,16 +43,9 @@ def width_kept(width: int, ratio: float, align: int) -> int:
     return min(width, max(align, multiple))
 
 
-def draw(
-    scores: FilterScores,
-    groups: Sequence[Group],
-    budget: Budget,
-    geometry: NetworkGeometry,
-    *,
-    head: LayerCut | None,
-    full: Cost,
-) -> PruningPlan:
-    """Draw the plan that answers a budget.
+@dataclass(frozen=True)
+class Ground:
+    """All that a plan is drawn on.
 
     Parameters
     ----------
@@ -58,14 +53,42 @@ def draw(
         Every filter's score.
     groups : Sequence[Group]
         Coupled groups of the head-cut network.
-    budget : Budget
-        How much to remove and what to leave alone.
     geometry : NetworkGeometry
         Of the head-cut network.
     head : LayerCut | None
         The head's own cut, with class ids in output order; None if the head stays.
     full : Cost
         Cost of the network before the head was cut.
+    curves : Mapping[str, tuple[float, ...]]
+        Measured harm of losing n channels, n = 0..width, by group; for the allocation
+        ``sensitivity``.
+    whole : Mapping[str, int]
+        Width of each group before any step, if this is a later one; ratios and floors count from
+        there.
+    """
+
+    scores: FilterScores
+    groups: Sequence[Group]
+    geometry: NetworkGeometry
+    head: LayerCut | None
+    full: Cost
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    whole: Mapping[str, int] = field(default_factory=dict)
+
+    def width_of(self, group: Group) -> int:
+        """Return what a group had before any step."""
+        return self.whole.get(group.name, group.width)
+
+
+def draw(ground: Ground, budget: Budget) -> PruningPlan:
+    """Draw the plan that answers a budget.
+
+    Parameters
+    ----------
+    ground : Ground
+        Scores, groups and costs.
+    budget : Budget
+        How much to remove and what to leave alone.
 
     Returns
     -------
@@ -75,29 +98,109 @@ def draw(
     Raises
     ------
     PlanError
-        If the budget asks for less but no group can give anything.
+        If the budget asks for less but no group can give anything, or a limit cannot be met
+        within its tolerance.
     """
+    groups, geometry = ground.groups, ground.geometry
     first = _first_convolutions(geometry, budget.skip_first)
-    cuts = tuple(_cut(group, scores, budget, first) for group in groups)
+    reasons = {group.name: _why_whole(group, ground.scores, budget, first) for group in groups}
+    keep = _widths_kept(ground, budget, reasons)
+    cuts = tuple(_cut(group, ground.scores, keep[group.name], reasons, budget) for group in groups)
     prunable = sum(cut.width for cut in cuts)
     removed = prunable - sum(len(cut.kept) for cut in cuts)
-    if budget.ratio > 0 and removed == 0:
-        reasons = sorted({cut.whole_because or "" for cut in cuts}) or ["it has no groups"]
+    if budget.cuts and removed == 0 and budget.limit is None and not ground.whole:
+        why = sorted({cut.whole_because or "" for cut in cuts} - {""}) or ["it has no groups"]
         raise PlanError(
             f"nothing can be cut at ratio {budget.ratio:g} with align {budget.align}: "
-            f"{'; '.join(reasons[:3])}"
+            f"{'; '.join(why[:3])}"
         )
-    layers = _layer_cuts(groups, cuts, geometry, head)
+    layers = _layer_cuts(groups, cuts, geometry, ground.head)
     return PruningPlan(
-        strategy=scores.strategy,
+        strategy=ground.scores.strategy,
         budget=budget,
         groups=cuts,
         layers=layers,
         realised_ratio=removed / prunable if prunable else 0.0,
-        full=full,
+        full=ground.full,
         before=geometry.cost(),
-        after=geometry.cost(_widths(layers, geometry, head)),
+        after=geometry.cost(_widths(layers, geometry, ground.head)),
     )
+
+
+def _widths_kept(
+    ground: Ground, budget: Budget, reasons: Mapping[str, str | None]
+) -> dict[str, int]:
+    """Say how many channels each group keeps."""
+    whole = {group.name: group.width for group in ground.groups}
+    if not budget.cuts:
+        return whole
+    free = [group for group in ground.groups if reasons[group.name] is None]
+    if budget.limit is None and budget.allocation == "uniform" and budget.ratio is not None:
+        wanted = {
+            group.name: width_kept(ground.width_of(group), budget.ratio, budget.align)
+            for group in free
+        }
+        return whole | {
+            group.name: min(group.width, max(_least(group, ground, budget), wanted[group.name]))
+            for group in free
+        }
+    rooms = [
+        allocate.Room(group, _least(group, ground, budget), _harm(group, ground, budget))
+        for group in free
+    ]
+    quantity = budget.limit.quantity if budget.limit is not None else "channels"
+    start = allocate.Ledger(ground.geometry, rooms, quantity).left
+    if budget.limit is None:
+        # Channels of groups that cannot shrink are not asked for either.
+        most = sum(ground.width_of(group) for group in free) * (1 - (budget.ratio or 0.0))
+    else:
+        most = budget.limit.most * (start if budget.limit.share else 1.0)
+    even = budget.allocation == "uniform"
+    order = allocate.steps(ground.geometry, rooms, quantity, budget.align, even=even)
+    keep, left = allocate.widths(order, whole, start, most)
+    if left > most or (budget.limit is not None and left < most * (1 - budget.tolerance)):
+        raise PlanError(_missed(budget, ground, reasons, most, left))
+    return keep
+
+
+def _missed(
+    budget: Budget,
+    ground: Ground,
+    reasons: Mapping[str, str | None],
+    most: float,
+    left: float,
+) -> str:
+    """Say why a budget is missed, and what held it up."""
+    unit = budget.limit.quantity if budget.limit is not None else "channels"
+    if left <= most:
+        return (
+            f"{unit} {left:,.0f} is the nearest below the limit of {most:,.0f}, further than "
+            f"{budget.tolerance:.0%}: steps of align {budget.align} are too coarse here; lower "
+            "--align, raise --tolerance or ask for another limit"
+        )
+    blocked = [f"{name} ({reason})" for name, reason in reasons.items() if reason is not None]
+    held = f"; left whole: {', '.join(blocked[:4])}" if blocked else ""
+    more = f" and {len(blocked) - 4} more" if len(blocked) > 4 else ""
+    return (
+        f"the budget of {most:,.0f} {unit} cannot be met: {left:,.0f} remain with every group at "
+        f"its floor (align {budget.align}, floor {budget.floor:g}){held}{more}"
+    )
+
+
+def _least(group: Group, ground: Ground, budget: Budget) -> int:
+    """Say how many channels a group keeps in any case: a multiple of align."""
+    wanted = max(1, math.ceil(ground.width_of(group) * budget.floor))
+    return min(group.width, -(-wanted // budget.align) * budget.align)
+
+
+def _harm(group: Group, ground: Ground, budget: Budget) -> tuple[float, ...]:
+    measured = ground.curves.get(group.name)
+    if budget.allocation == "sensitivity" and measured is not None:
+        return measured
+    scores = group_scores(group, ground.scores)
+    if ground.scores.cumulative:
+        return (0.0, *sorted(scores))
+    return allocate.normalised(scores)
 
 
 def _first_convolutions(geometry: NetworkGeometry, count: int) -> frozenset[str]:
@@ -105,26 +208,48 @@ def _first_convolutions(geometry: NetworkGeometry, count: int) -> frozenset[str]
     return frozenset([layer.layer for layer in geometry.layers if layer.kind in kinds][:count])
 
 
-def _cut(group: Group, scores: FilterScores, budget: Budget, first: frozenset[str]) -> GroupCut:
-    kept = width_kept(group.width, budget.ratio, budget.align)
-    reason = _why_whole(group, budget, first)
-    if reason is None and budget.ratio > 0 and kept == group.width:
+def _cut(
+    group: Group,
+    scores: FilterScores,
+    kept: int,
+    reasons: Mapping[str, str | None],
+    budget: Budget,
+) -> GroupCut:
+    reason = reasons[group.name]
+    even = budget.limit is None and budget.allocation == "uniform"
+    if reason is None and kept == group.width and even:
         reason = f"align {budget.align} leaves nothing to remove of {group.width}"
-    if reason is not None:
-        kept = group.width
-    value = group_scores(group, scores)
-    # Equal scores are settled by position, so a larger drop removes a superset.
-    best = sorted(range(group.width), key=lambda channel: (-value[channel], channel))[:kept]
+    best, nominal = list(range(group.width)), None
+    if kept < group.width:
+        value = group_scores(group, scores)
+        # Equal scores are settled by position, so a larger drop removes a superset.
+        order = sorted(range(group.width), key=lambda channel: (-value[channel], channel))
+        best = order[:kept]
+        if scores.percentile:
+            nominal = _nominal(value[order[kept]], group.width)
     return GroupCut(
         group=group.name,
         members=tuple(map(str, group.members)),
         width=group.width,
         kept=tuple(sorted(best)),
-        whole_because=reason if budget.ratio > 0 else None,
+        whole_because=reason if budget.cuts else None,
+        nominal_ratio=nominal,
     )
 
 
-def _why_whole(group: Group, budget: Budget, first: frozenset[str]) -> str | None:
+def _nominal(highest_gone: float, width: int) -> float:
+    """Say which share one image alone has to drop for a union that drops the given percentile.
+
+    A rank percentile is (2 r + 1) / 2C for the channel that r others are below; dropping each
+    image's r + 1 lowest is the least that drops it everywhere.
+    """
+    rank = math.floor(highest_gone * width)
+    return min(1.0, (rank + 1) / width)
+
+
+def _why_whole(
+    group: Group, scores: FilterScores, budget: Budget, first: frozenset[str]
+) -> str | None:
     layers = {member.layer for member in group.members if member.side == "out"}
     if group.obstacle is not None:
         return group.obstacle
@@ -135,6 +260,8 @@ def _why_whole(group: Group, budget: Budget, first: frozenset[str]) -> str | Non
             return f"--protect {pattern}"
     if budget.residual == "keep" and group.residual:
         return "--residual keep: it feeds a residual add"
+    if not any(scores.of(layer) is not None for layer in layers):
+        return f"{scores.strategy} does not score it"
     return None
 
 

@@ -225,7 +225,7 @@ def plan(drawn: PruningPlan) -> Table:
     )
     before, after = drawn.before, drawn.after
     notes = (
-        f"filters: {drawn.budget.ratio:.1%} requested, {drawn.realised_ratio:.1%} realised",
+        f"asked for: {drawn.budget}; realised: {drawn.realised_ratio:.1%} of the groups' channels",
         f"MACs: {count(before.macs)} -> {count(after.macs)} "
         f"({before.macs / after.macs:.2f}x fewer), full head {count(drawn.full.macs)}",
         f"parameters: {count(before.parameters)} -> {count(after.parameters)} "
@@ -233,7 +233,7 @@ def plan(drawn: PruningPlan) -> Table:
         f"{count(drawn.full.parameters)}",
     )
     return Table(
-        f"Plan: {drawn.strategy}, ratio {drawn.budget.ratio:g}, align {drawn.budget.align}",
+        f"Plan: {drawn.strategy}, {drawn.budget}, align {drawn.budget.align}",
         ("group", "members", "width", "kept", "left whole because"),
         rows,
         notes,

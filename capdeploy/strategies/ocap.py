@@ -3,8 +3,10 @@
 The paper keeps, per image, the filters with the largest response norm, and unites the sets over
 the images. "Kept by any image at share q" is the same as "its largest rank percentile over the
 images is above 1 - q", so ranking by that maximum yields the union for every q at once and the
-realised width can be asked for directly. Ties go to the larger mean percentile. Coupled layers
-are one more union: a channel stays if any of its layers would keep it, so their maximum counts.
+realised width can be asked for directly; the plan reports the nominal q beside it. Ties go to the
+larger mean percentile. Coupled layers are one more union: a channel stays if any of its layers
+would keep it, so their maximum counts. The paper's other form counts how many images keep a
+filter at one nominal q (``frequency``).
 """
 
 from __future__ import annotations
@@ -12,14 +14,28 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from capdeploy.strategies import Seen, Strategy, Summary, Watch
+from capdeploy.strategies import Option, Seen, Strategy, Summary, Watch
 
-SLOPE = 0.4
-"""Of the LeakyReLU. The authors tune it: 0.06 (MobileNetV2), 0.14 (VGG), 0.4 (ResNet)."""
+OPTIONS = {
+    "aggregation": Option("union", "over images: kept by any, or by most", ("union", "frequency")),
+    "slope": Option(
+        0.4, "of the LeakyReLU; the authors: 0.06 MobileNetV2, 0.14 VGG, 0.4 ResNet", (), 0.0, 1.0
+    ),
+    "nominal": Option(0.75, "frequency only: share that one image alone drops", (), 0.0, 0.999),
+}
 
 
-def _rank_percentile(seen: Seen) -> torch.Tensor:
-    norms: torch.Tensor = F.leaky_relu(seen.values, SLOPE).flatten(2).norm(dim=2)
+def _per_image(seen: Seen) -> torch.Tensor:
+    percentile = _rank_percentile(seen.values, float(seen.options.get("slope", 0.4)))
+    if seen.options.get("aggregation", "union") == "union":
+        return percentile
+    keeps = (percentile >= float(seen.options["nominal"])).to(percentile.dtype)
+    # Counts tie often; the mean percentile, too small to outvote one image, settles that.
+    return keeps + percentile * 1e-6
+
+
+def _rank_percentile(values: torch.Tensor, slope: float) -> torch.Tensor:
+    norms = F.leaky_relu(values, slope).flatten(2).norm(dim=2)
     ordered = norms.sort(dim=1).values
     below = torch.searchsorted(ordered, norms, right=False)
     up_to = torch.searchsorted(ordered, norms, right=True)
@@ -28,7 +44,9 @@ def _rank_percentile(seen: Seen) -> torch.Tensor:
     return percentile
 
 
-def _union(summary: Summary) -> torch.Tensor:
+def _per_filter(summary: Summary) -> torch.Tensor:
+    if summary.options.get("aggregation", "union") == "frequency":
+        return summary.mean
     # Maxima are multiples of 1/2C, so a mean scaled below 1/4C can only break ties.
     filters = summary.maximum.numel()
     return summary.maximum + summary.mean / (4 * filters)
@@ -37,9 +55,11 @@ def _union(summary: Summary) -> torch.Tensor:
 STRATEGY = Strategy(
     watch=Watch.ACTIVATIONS,
     class_aware=True,
-    per_image=_rank_percentile,
-    per_filter=_union,
+    per_image=_per_image,
+    per_filter=_per_filter,
     across="max",
+    percentile=True,
+    options=OPTIONS,
     summary="largest rank of the response norm over the kept classes' images",
     paper="Ma et al., OCAP: On-device class-aware pruning, J. Systems Architecture 142, 2023",
 )

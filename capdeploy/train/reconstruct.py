@@ -13,24 +13,32 @@ positions.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from capdeploy.model import Model
+from capdeploy.observe.rows import (
+    LARGEST,
+    POSITIONS,
+    input_rows,
+    inputs_of,
+    is_linear_map,
+    output_rows,
+)
 from capdeploy.observe.taps import evaluating, tapped
-from capdeploy.rebuild import NORMS, is_depthwise
+from capdeploy.progress import Say
+from capdeploy.rebuild import NORMS
 from capdeploy.samples import Images
 from capdeploy.values.plan import LayerCut, PruningPlan
 
-RIDGE = 1e-3
-LARGEST = 5000
-"""Weights of a filter beyond which a layer is left as it is: its equations would not fit memory."""
-POSITIONS = 128
-"""Output positions of one image that enter a layer's regression."""
+RIDGE = 1e-2
+ROWS_PER_INPUT = 20
+"""Rows of a regression for each unknown of a filter; more make it slower, not better."""
+FEWEST = 256
+"""Images that every layer is shown at least: rows of one image are much alike."""
 
 
 class _ReachedError(Exception):
@@ -38,7 +46,13 @@ class _ReachedError(Exception):
 
 
 def reconstruct(
-    intact: Model, cut: Model, plan: PruningPlan, images: Images, *, batch_size: int
+    intact: Model,
+    cut: Model,
+    plan: PruningPlan,
+    images: Sequence[Images],
+    *,
+    batch_size: int,
+    say: Say,
 ) -> Model:
     """Re-solve every convolution and linear layer that lost input channels.
 
@@ -50,10 +64,13 @@ def reconstruct(
         The network that `plan` made of it; it is left as it was.
     plan : PruningPlan
         Which channels remain.
-    images : Images
-        Training images of the kept classes; no labels are needed.
+    images : Sequence[Images]
+        Training images, of dropped classes too; no labels are needed. Layers with few unknowns
+        are shown fewer of them.
     batch_size : int
         Images per pass.
+    say : Say
+        Hears of the progress.
 
     Returns
     -------
@@ -62,53 +79,60 @@ def reconstruct(
     """
     module = cut.copy_module().eval()
     cuts = {entry.layer: entry for entry in plan.layers}
-    solvable = [
-        name
-        for name in cut.trace.filters
-        if name in cuts and cuts[name].kept_in is not None
-        if _solvable(module.get_submodule(name)) and cut.trace.calls[name] == 1
-    ]
-    wanted = _targets(intact, solvable, cuts, images, batch_size)
-    for name in solvable:
+    wishes = {}
+    for name in cut.trace.filters:
+        layer = module.get_submodule(name)
+        small = is_linear_map(layer) and inputs_of(layer) <= LARGEST
+        lost = name in cuts and cuts[name].kept_in is not None
+        if small and lost and cut.trace.calls[name] == 1:
+            seen = min(POSITIONS, cut.trace.positions[name])
+            wishes[name] = max(FEWEST, ROWS_PER_INPUT * inputs_of(layer) // seen)
+    wanted = _targets(intact, wishes, cuts, images, batch_size)
+    for done, (name, count) in enumerate(wishes.items()):
         layer = module.get_submodule(name)
         norm = cut.trace.norm_of.get(name)
         sums = _Sums()
-        for (batch, _), rows in zip(images.batches(batch_size), wanted.pop(name), strict=True):
-            sums.add(_input_rows(layer, _input(module, name, batch)), rows)
+        for batch, rows in zip(_batches(images, count, batch_size), wanted.pop(name), strict=True):
+            sums.add(input_rows(layer, _input(module, name, batch)), rows)
         _solve(layer, module.get_submodule(norm) if norm else None, sums)
+        say.advance(done + 1, len(wishes), f"reconstructed {name}")
     return cut.with_module(module)
+
+
+def _batches(images: Sequence[Images], count: int, batch_size: int) -> Iterator[torch.Tensor]:
+    """Yield `count` images in all, of each source its share."""
+    total = sum(map(len, images))
+    share = min(1.0, count / total)
+    for source in images:
+        for batch, _ in source.first(max(1, round(len(source) * share))).batches(batch_size):
+            yield batch
 
 
 def _targets(
     intact: Model,
-    names: list[str],
+    wishes: Mapping[str, int],
     cuts: Mapping[str, LayerCut],
-    images: Images,
+    images: Sequence[Images],
     batch_size: int,
 ) -> dict[str, list[torch.Tensor]]:
-    """Collect what each layer should answer: per batch (rows, kept filters), in one pass."""
-    wanted: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    """Collect what each layer should answer: per batch (rows, kept filters)."""
+    wanted: dict[str, list[torch.Tensor]] = {name: [] for name in wishes}
 
     def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        rows = _output_rows(layer, output)
+        rows = output_rows(layer, output)
         kept = cuts[name].kept_out
         # The head's cut is in the intact network already: it is the head-cut one.
         if kept is not None and not (name == intact.head and intact.head_cut):
             rows = rows.index_select(1, torch.tensor(kept))
         wanted[name].append(rows.clone())
 
-    with torch.no_grad(), evaluating(intact.module), tapped(intact.module, names, hook):
-        for batch, _ in images.batches(batch_size):
-            intact.module(batch)
+    # One pass for all layers that are shown equally many images.
+    for count in sorted(set(wishes.values())):
+        names = [name for name, wish in wishes.items() if wish == count]
+        with torch.no_grad(), evaluating(intact.module), tapped(intact.module, names, hook):
+            for batch in _batches(images, count, batch_size):
+                intact.module(batch)
     return wanted
-
-
-def _solvable(layer: nn.Module) -> bool:
-    if layer.get_parameter("weight").flatten(1).shape[1] > LARGEST:
-        return False
-    if isinstance(layer, nn.Conv2d):
-        return not is_depthwise(layer) and layer.groups == 1 and layer.padding_mode == "zeros"
-    return isinstance(layer, nn.Linear)
 
 
 def _input(network: nn.Module, name: str, batch: torch.Tensor) -> torch.Tensor:
@@ -128,34 +152,6 @@ def _input(network: nn.Module, name: str, batch: torch.Tensor) -> torch.Tensor:
     return caught[0]
 
 
-def _places(positions: int) -> torch.Tensor:
-    """Choose output positions, the same for every batch and for both networks."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randperm(positions, generator=generator)[:POSITIONS]
-
-
-def _output_rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
-    """Lay a layer's outputs out as (rows, filters)."""
-    if isinstance(layer, nn.Linear):
-        return outputs.reshape(-1, outputs.shape[-1])
-    maps = outputs.flatten(2)
-    return maps[:, :, _places(maps.shape[2])].transpose(1, 2).flatten(0, 1)
-
-
-def _input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Lay a layer's inputs out as (rows, weights of a filter), rows as in `_output_rows`."""
-    if isinstance(layer, nn.Linear):
-        return inputs.reshape(-1, inputs.shape[-1])
-    if not isinstance(layer, nn.Conv2d):
-        raise TypeError(type(layer).__name__)
-    padding = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
-    if layer.padding == "same":
-        spread = zip(layer.dilation, layer.kernel_size, strict=True)
-        padding = tuple(step * (size - 1) // 2 for step, size in spread)
-    patches = F.unfold(inputs, layer.kernel_size, layer.dilation, padding, layer.stride)
-    return patches[:, :, _places(patches.shape[2])].transpose(1, 2).flatten(0, 1)
-
-
 class _Sums:
     """Streaming sums of the normal equations, in float64; memory independent of the images."""
 
@@ -167,12 +163,12 @@ class _Sums:
         self.xy: Any = 0
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        x, y = x.double(), y.double()
         self.rows += len(x)
-        self.x = self.x + x.sum(dim=0)
-        self.y = self.y + y.sum(dim=0)
-        self.xx = self.xx + x.T @ x
-        self.xy = self.xy + x.T @ y
+        self.x = self.x + x.sum(dim=0, dtype=torch.float64)
+        self.y = self.y + y.sum(dim=0, dtype=torch.float64)
+        # A batch's products lose nothing in single precision; their sum over batches would.
+        self.xx = self.xx + (x.T @ x).double()
+        self.xy = self.xy + (x.T @ y).double()
 
 
 def _solve(layer: nn.Module, norm: nn.Module | None, sums: _Sums) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
+from capdeploy.values.plan import Budget, Limit
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,9 +34,18 @@ class Recipe(Noun):
     cache_mib: int = Field(default=2048, ge=0, description="memory for decoded images")
 
     strategy: str = "ocap"
+    strategy_args: dict[str, float | str] = Field(default_factory=dict)
     score_images: int = Field(default=512, ge=2)
-    ratio: tuple[Ratio, ...] = Field(default=(0.5,), min_length=1)
+    ratio: tuple[Ratio, ...] = Field(default=(), description="0.5 if no budget is given at all")
+    max_macs: tuple[str, ...] = Field(default=(), description="50%, 150M, ...")
+    max_params: tuple[str, ...] = ()
+    max_size: tuple[str, ...] = Field(default=(), description="of the ONNX file: 50%, 2MiB, ...")
+    tolerance: float = Field(default=0.02, gt=0, le=1, description="how far below a limit is met")
+    allocation: Literal["uniform", "global", "sensitivity"] = "uniform"
+    steps: int = Field(default=1, ge=1, le=100, description="score, cut and recover, repeatedly")
+    sensitivity_images: int = Field(default=256, ge=2)
     align: int = Field(default=8, ge=1)
+    floor: float = Field(default=0.0, ge=0, lt=1, description="share every group keeps")
     skip_first: int = Field(default=0, ge=0)
     protect: tuple[str, ...] = ()
     residual: Literal["keep", "prune"] = "prune"
@@ -45,7 +55,9 @@ class Recipe(Noun):
     reconstruct: bool | None = Field(
         default=None, description="re-solve consumers of cut channels; None: if epochs is 0"
     )
-    reconstruct_images: int = Field(default=256, ge=2)
+    reconstruct_images: int = Field(
+        default=4096, ge=2, description="of the kept classes, at most; as many of dropped ones"
+    )
     epochs: int = Field(default=3, ge=0)
     lr: float | None = Field(default=None, gt=0, description="None: found by a range test")
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -76,6 +88,31 @@ class Recipe(Noun):
     def _refuse(self) -> Self:
         if len(set(self.ratio)) != len(self.ratio):
             raise ValueError("a ratio is given twice")
+        if len(self.budgets()) != len({budget.name for budget in self.budgets()}):
+            raise ValueError("a budget is given twice")
         if None in self.arch_args.values():
             raise ValueError("an architecture argument is null; leave it out instead")
         return self
+
+    def budgets(self) -> tuple[Budget, ...]:
+        """List what was asked for; each makes one bundle.
+
+        Returns
+        -------
+        tuple[Budget, ...]
+            Ratios ascending, then limits.
+        """
+        rest = {
+            "tolerance": self.tolerance, "allocation": self.allocation, "align": self.align,
+            "floor": self.floor, "skip_first": self.skip_first, "protect": self.protect,
+            "residual": self.residual,
+        }  # fmt: skip
+        asked = (
+            ("macs", self.max_macs), ("parameters", self.max_params), ("size", self.max_size)
+        )  # fmt: skip
+        limits = [Limit.parse(quantity, text) for quantity, texts in asked for text in texts]
+        ratios = self.ratio or (() if limits else (0.5,))
+        return (
+            *(Budget(ratio=ratio, **rest) for ratio in sorted(ratios)),
+            *(Budget(limit=limit, **rest) for limit in limits),
+        )

@@ -47,7 +47,7 @@ class Metrics(Noun):
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
     name: str
-    requested_ratio: float = Field(ge=0, lt=1)
+    requested: str = Field(description="the budget, in words")
     realised_ratio: float = Field(ge=0, lt=1)
     full: Cost
     before: Cost

@@ -40,6 +40,14 @@ class FilterScores(Noun):
     across: Literal["mean", "max"] = Field(
         default="mean", description="how the scores of coupled layers become one"
     )
+    percentile: bool = Field(
+        default=False, description="whether a score is a rank percentile within its layer"
+    )
+    cumulative: bool = Field(
+        default=False,
+        description="whether a score is the harm done by the time the channel goes, in one unit",
+    )
+    options: dict[str, float | str] = Field(default_factory=dict)
     seed: int
 
     @model_validator(mode="after")

@@ -35,14 +35,12 @@ def scores_for(model, seed=0):
 
 def draw(model, ratio, *, subset=SUBSET, seed=0, **budget):
     narrow = head.cut(model, subset)
-    return narrow, planning.draw(
-        scores_for(narrow, seed),
-        groups.find(narrow),
-        Budget(ratio=ratio, **budget),
-        narrow.geometry,
-        head=head.cut_of(model, subset),
-        full=model.geometry.cost(),
+    found = groups.find(narrow)
+    cost = model.geometry.cost()
+    ground = planning.Ground(
+        scores_for(narrow, seed), found, narrow.geometry, head.cut_of(model, subset), cost
     )
+    return narrow, planning.draw(ground, Budget(ratio=ratio, **budget))
 
 
 def silence(network, plan, narrow):
@@ -158,13 +156,8 @@ def test_a_larger_drop_never_gives_a_channel_back(low, high, seed):
     torch.manual_seed(0)
     narrow = head.cut(wrap(nets.Residual()), SUBSET)
     found, scores = groups.find(narrow), scores_for(narrow, seed)
-    large, small = (
-        planning.draw(
-            scores, found, Budget(ratio=ratio, align=2), narrow.geometry,
-            head=None, full=narrow.geometry.cost(),
-        )
-        for ratio in (low, high)
-    )  # fmt: skip
+    ground = planning.Ground(scores, found, narrow.geometry, None, narrow.geometry.cost())
+    large, small = (planning.draw(ground, Budget(ratio=ratio, align=2)) for ratio in (low, high))
     for more, less in zip(large.groups, small.groups, strict=True):
         assert set(less.kept) <= set(more.kept)
         assert less.kept

@@ -67,3 +67,86 @@ def _scaled_loss(network, layer, channel, scale, image, label):
 def filter_norms(weight, p):
     """The p-norm of each filter, value by value."""
     return [sum(abs(float(v)) ** p for v in row.flatten()) ** (1 / p) for row in weight.detach()]
+
+
+def ocap_union(maps, slope, ratio):
+    """The paper, image by image: drop int(C * ratio) filters, unite what is kept."""
+    kept = set()
+    for image in maps:
+        norms = [float(F.leaky_relu(channel, slope).norm()) for channel in image]
+        order = sorted(range(len(norms)), key=norms.__getitem__)
+        kept |= set(order[round(len(norms) * ratio) :])
+    return kept
+
+
+def absolute_gradients(network, layer, images):
+    """Mean over images of the summed absolute gradient of the loss by each channel's response."""
+    sums = None
+    for image, label in images.batches(1):
+        caught = []
+
+        def hook(module, inputs, output, caught=caught):
+            output = output.clone()
+            output.retain_grad()
+            caught.append(output)
+            return output.clone()
+
+        handle = network.get_submodule(layer).register_forward_hook(hook)
+        try:
+            F.cross_entropy(network(image), label).backward()
+        finally:
+            handle.remove()
+        found = caught[0].grad[0].flatten(1).abs().sum(dim=1)
+        sums = found if sums is None else sums + found
+    network.zero_grad()
+    return (sums / len(images)).tolist()
+
+
+def loss_without(network, layer, gone, images):
+    """Mean loss with some outputs of a linear layer at zero, and with all there."""
+
+    def hook(module, inputs, output):
+        output = output.clone()
+        output[:, list(gone)] = 0.0
+        return output
+
+    batch, labels = next(images.batches(len(images)))
+    with torch.no_grad():
+        whole = float(F.cross_entropy(network(batch), labels))
+        handle = network.get_submodule(layer).register_forward_hook(hook)
+        try:
+            return float(F.cross_entropy(network(batch), labels)), whole
+        finally:
+            handle.remove()
+
+
+def shapley_by_enumeration(value, players):
+    """Shapley's value: the mean marginal contribution over all orders of joining."""
+    import itertools
+
+    totals, orders = [0.0] * players, list(itertools.permutations(range(players)))
+    for order in orders:
+        for position, player in enumerate(order):
+            totals[player] += value(order[: position + 1]) - value(order[:position])
+    return [total / len(orders) for total in totals]
+
+
+def eliminate_by_least_squares(inputs, weight, matter):
+    """Remove the input whose loss the best refit makes up for best, one by one, from scratch."""
+    centred = inputs - inputs.mean(0)
+    wanted = centred @ weight
+    left, order, spent = list(range(inputs.shape[1])), [], []
+    while left:
+        errors = []
+        for candidate in left:
+            rest = [channel for channel in left if channel != candidate]
+            fitted = torch.zeros_like(wanted)
+            if rest:
+                solution = torch.linalg.lstsq(centred[:, rest], wanted).solution
+                fitted = centred[:, rest] @ solution
+            gap = wanted - fitted
+            errors.append(float(((gap @ matter) * gap).sum()) / len(inputs))
+        best = min(range(len(left)), key=errors.__getitem__)
+        order.append(left.pop(best))
+        spent.append(errors[best])
+    return order, spent

@@ -103,7 +103,7 @@ def test_json_lists_of_numbers_stay_on_one_line():
         ("[]", "source.json: .*object"),
         ('{"ratio": 2}', "source.json: .*outside"),
         ('{"ratio": 0.5, "ratoi": 1}', "source.json: ratoi"),
-        ('{"align": "x"}', "1 more"),
+        ('{"align": "x", "floor": 7}', "1 more"),
     ],
 )
 def test_bad_json_is_one_line_that_names_the_file(text, words):

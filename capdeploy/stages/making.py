@@ -1,68 +1,25 @@
-"""What each step of the street needs from the recipe, and what it adds to a model's record."""
+"""From a plan to a compressed network, with every state that will be judged."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from capdeploy import bundle, recipes
-from capdeploy.bench import matrix
 from capdeploy.bundle import BASELINE
-from capdeploy.data import Dataset
-from capdeploy.errors import CapdeployError
 from capdeploy.export import pack
 from capdeploy.model import Model
 from capdeploy.progress import Say
-from capdeploy.prune import apply
+from capdeploy.prune import allocate, apply
+from capdeploy.prune import plan as planning
 from capdeploy.samples import Images, Samples
+from capdeploy.stages import scoring
 from capdeploy.train import batchnorm, evaluate, finetune, imitate
 from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
 from capdeploy.values.accuracy import Accuracy
-from capdeploy.values.checkpoint import Preprocessing
-from capdeploy.values.classes import ClassSubset
-from capdeploy.values.plan import Budget, PruningPlan
+from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
-from capdeploy.values.report import BenchmarkReport, Metrics, Training
-
-IMAGENET = Preprocessing(
-    height=224, width=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
-
-
-def preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
-    """Lay the user's words over the data set's own preprocessing, or over ImageNet's."""
-    base = dataset.preprocessing or IMAGENET
-    given: dict[str, object] = {
-        "mean": recipe.mean,
-        "std": recipe.std,
-        "channel_order": recipe.channel_order,
-    }
-    if recipe.input_size is not None:
-        given |= dict(zip(("height", "width"), recipe.input_size, strict=True))
-    wanted = {key: value for key, value in given.items() if value is not None}
-    return Preprocessing.from_plain(base.model_dump() | wanted, source="preprocessing")
-
-
-def with_classes(
-    model: Model, classes: ClassSubset, labels: tuple[str, ...] | None = None
-) -> Model:
-    """Note the chosen classes, and all labels if they are known, on a model with a whole head."""
-    checkpoint = model.checkpoint.model_copy(update={"labels": labels})
-    return replace(model, checkpoint=checkpoint, classes=classes)
-
-
-def budget(recipe: Recipe, ratio: float) -> Budget:
-    """Read one ratio's budget from the recipe."""
-    return Budget(
-        ratio=ratio,
-        align=recipe.align,
-        skip_first=recipe.skip_first,
-        protect=recipe.protect,
-        residual=recipe.residual,
-    )
+from capdeploy.values.report import Metrics, Training
 
 
 @dataclass(frozen=True)
@@ -93,7 +50,7 @@ class Made:
         if self.exported is None:
             raise ValueError(f"{self.name} is not exported yet")
         states = {
-            "cut, no training": self.cut if self.plan.budget.ratio > 0 else None,
+            "cut, no training": self.cut if self.plan.budget.cuts else None,
             "BN re-estimated": self.recalibrated,
             "reconstructed": self.reconstructed,
             "fine-tuned": self.tuned,
@@ -105,7 +62,7 @@ class Made:
         )
         return Metrics(
             name=self.name,
-            requested_ratio=self.plan.budget.ratio,
+            requested=str(self.plan.budget),
             realised_ratio=self.plan.realised_ratio,
             full=self.plan.full,
             before=self.plan.before,
@@ -117,33 +74,51 @@ class Made:
         )
 
 
-def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[Accuracy, ...]:
-    """Judge the network before any filter went: full head, masked, and head cut."""
-    first = evaluate.accuracy(full, test, stage="full head", batch_size=batch_size)
-    masked = evaluate.accuracy(
-        full, test, stage="full head, masked", batch_size=batch_size, masked=True
-    )
-    if not narrow.head_cut:
-        return (masked, first)  # the last stage is what is shipped
-    return (first, masked, evaluate.accuracy(narrow, test, stage="head cut", batch_size=batch_size))
-
-
 def make(
     recipe: Recipe,
     full: Model,
     teacher: Model,
     images: Samples,
+    start: PruningPlan,
     drawn: PruningPlan,
     work: Path,
     say: Say,
 ) -> Made:
-    """Cut, recover and export one network into a folder of its own."""
-    ratio = drawn.budget.ratio
-    for left in drawn.left_whole():
-        say.note(f"{left.group} and its group stay whole: {left.whole_because}")
-    made = Made(BASELINE if ratio == 0 else f"ratio-{ratio:g}", drawn, apply.cut(full, drawn))
-    if ratio > 0:
-        made = recover(made, teacher, images, recipe, say)
+    """Cut, recover and export one network into a folder of its own.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to do.
+    full : Model
+        The original network.
+    teacher : Model
+        The same with its head cut.
+    images : Samples
+        Where to take images from.
+    start : PruningPlan
+        The plan that cuts the head alone.
+    drawn : PruningPlan
+        The plan to follow; with several steps, only its budget.
+    work : Path
+        Folder to make the bundle's folder in.
+    say : Say
+        Hears of every step.
+
+    Returns
+    -------
+    Made
+        The exported network and all its states.
+    """
+    budget = drawn.budget
+    name = budget.name if budget.cuts else BASELINE
+    if recipe.steps > 1 and budget.cuts:
+        made = _stepwise(name, recipe, teacher, images, start, drawn, say)
+    else:
+        _tell_whole(drawn, say)
+        made = Made(name, drawn, apply.cut(full, drawn))
+        if budget.cuts:
+            made = recover(made, teacher, images, recipe, recipe.epochs, say)
     say.step(f"export {made.name}")
     made = export(made, images.validation, work / made.name, recipe)
     simplified = made.exported.artifact.simplification if made.exported else None
@@ -152,7 +127,48 @@ def make(
     return made
 
 
-def recover(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Say) -> Made:
+def _tell_whole(drawn: PruningPlan, say: Say) -> None:
+    for left in drawn.left_whole():
+        say.note(f"{left.group} and its group stay whole: {left.whole_because}")
+
+
+def _stepwise(
+    name: str,
+    recipe: Recipe,
+    teacher: Model,
+    images: Samples,
+    start: PruningPlan,
+    drawn: PruningPlan,
+    say: Say,
+) -> Made:
+    """Approach a budget in steps, each scored on what the last one left and recovered after it.
+
+    Yeom et al., Pattern Recognition 115, 2021, prune 5 % of the filters a step; here each step
+    keeps the same share of what is left. Training epochs are dealt out evenly, the rest last.
+    """
+    budget, steps = drawn.budget, recipe.steps
+    plan, model = start, teacher
+    made = Made(name, plan, model)
+    whole = {cut.group: cut.width for cut in start.groups}
+    has = allocate.total(teacher.geometry, budget)
+    for step in range(1, steps + 1):
+        say.step(f"step {step} of {steps} of {name}")
+        ground = scoring.ground(recipe, model, images, say, head=None, full=drawn.full)
+        ground = replace(ground, whole=whole)
+        further = planning.draw(ground, budget.part(step, steps, has))
+        plan = plan.then(further).model_copy(update={"budget": budget})
+        if step == steps:
+            _tell_whole(plan, say)
+        made = Made(name, plan, apply.cut(model, further))
+        epochs = recipe.epochs // steps + (recipe.epochs % steps if step == steps else 0)
+        made = recover(made, teacher, images, recipe, epochs, say)
+        model = made.final
+    return made
+
+
+def recover(
+    made: Made, teacher: Model, images: Samples, recipe: Recipe, epochs: int, say: Say
+) -> Made:
     """Win accuracy back after the cut: batch-normalisation statistics first, then training."""
     model = made.cut
     shown = images.train.take(recipe.bn_images, seed=recipe.seed)
@@ -160,15 +176,19 @@ def recover(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Sa
         say.step(f"re-estimate BN statistics of {made.name}")
         model = batchnorm.reestimate(model, shown, batch_size=recipe.batch_size)
         made = replace(made, recalibrated=model)
-    if recipe.reconstruct if recipe.reconstruct is not None else not recipe.epochs:
+    if recipe.reconstruct if recipe.reconstruct is not None else not epochs:
         say.step(f"reconstruct {made.name}")
         few = images.train.take(recipe.reconstruct_images, seed=recipe.seed)
-        model = reconstruct(teacher, made.cut, made.plan, few, batch_size=recipe.batch_size)
+        others = images.dropped(len(few), seed=recipe.seed)
+        pool = [few] if others is None else [few, others]
+        model = reconstruct(
+            teacher, made.cut, made.plan, pool, batch_size=recipe.batch_size, say=say
+        )
         made = replace(made, reconstructed=model)
-    if recipe.epochs:
+    if epochs:
         say.step(f"fine-tune {made.name}")
         course = _course(made.plan, teacher, images, recipe)
-        tuned, training = finetune.run(model, course, _training(recipe), say)
+        tuned, training = finetune.run(model, course, _training(recipe, epochs), say)
         made = replace(made, tuned=tuned, training=training)
     return made
 
@@ -185,9 +205,9 @@ def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) 
     )
 
 
-def _training(recipe: Recipe) -> finetune.Settings:
+def _training(recipe: Recipe, epochs: int) -> finetune.Settings:
     return finetune.Settings(
-        epochs=recipe.epochs,
+        epochs=epochs,
         learning_rate=recipe.lr,
         optimizer=recipe.optimizer,
         weight_decay=recipe.weight_decay,
@@ -204,28 +224,3 @@ def export(made: Made, images: Images, folder: Path, recipe: Recipe) -> Made:
     folder.mkdir()
     settings = pack.Settings(atol=recipe.parity_atol, simplify_seconds=recipe.simplify_seconds)
     return replace(made, exported=pack.export(made.final, made.plan, images, folder, settings))
-
-
-def bench(recipe: Recipe, output: Path, say: Say) -> BenchmarkReport:
-    """Measure a finished run; the bundles are whole and stay, whatever happens here."""
-    try:
-        return matrix.run(
-            bundle.find(output),
-            recipes.profile_of(recipe),
-            seconds=recipe.bench_seconds,
-            say=say,
-            trust_factory=True,
-        )
-    except CapdeployError:
-        say.note(f"{output} is complete, but could not be measured")
-        raise
-
-
-def rewrite(path: Path, text: str) -> None:
-    """Replace a file's text in one move, so that a reader never sees half of it."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}-", delete=False
-    ) as draft:
-        draft.write(text)
-    Path(draft.name).chmod(0o644)
-    os.replace(draft.name, path)

@@ -1,0 +1,134 @@
+"""What goes into layers, and what their outputs matter: second moments in one pass.
+
+Inputs: the covariance of what each layer reads. Outputs: the second moment of the gradient of the
+softened answers by the layer's outputs, sampled: for one random direction per image, drawn with
+the covariance diag(p) - pp' that small changes of logits have in the softened answers p, one
+backward pass gives a gradient whose second moment is the layer's factor of the Fisher matrix
+(Martens & Grosse, Optimizing neural networks with Kronecker-factored approximate curvature, ICML
+2015). No labels are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from capdeploy.observe import rows
+from capdeploy.observe.signals import Batches
+from capdeploy.observe.taps import evaluating, requiring_grad, tapped
+
+TEMPERATURE = 4.0
+
+
+@dataclass
+class Moments:
+    """Streaming sums of one layer; their size does not depend on the images.
+
+    Parameters
+    ----------
+    count : int
+        Input rows so far.
+    total : Any
+        (F,) float64, sum of the inputs.
+    products : Any
+        (F, F) float64, sum of their outer products.
+    gradients : int
+        Images whose gradients were seen.
+    importance : Any
+        (O, O) float64, sum over images and positions of the gradients' outer products.
+    pool : int
+        How many neighbouring inputs were averaged into one, for layers too large to be seen whole.
+    """
+
+    count: int = 0
+    total: Any = 0
+    products: Any = 0
+    gradients: int = 0
+    importance: Any = 0
+    pool: int = 1
+
+    def covariance(self) -> torch.Tensor:
+        """(F, F) float64, of the inputs."""
+        mean: torch.Tensor = self.total / self.count
+        covariance: torch.Tensor = self.products / self.count - torch.outer(mean, mean)
+        return covariance
+
+    def see(self, inputs: torch.Tensor) -> None:
+        """Add input rows, (rows, F)."""
+        self.count += len(inputs)
+        self.total = self.total + inputs.sum(dim=0, dtype=torch.float64)
+        # A batch's products lose nothing in single precision; their sum over batches would.
+        self.products = self.products + (inputs.T @ inputs).double()
+
+    def matter(self, gradients: torch.Tensor, images: int) -> None:
+        """Add gradient rows, (rows, O), of so many images."""
+        self.gradients += images
+        self.importance = self.importance + (gradients.T @ gradients).double()
+
+
+def collect(
+    network: nn.Module, layers: Mapping[str, int], kept: Batches, others: Batches, *, seed: int
+) -> Mapping[str, Moments]:
+    """Watch some layers over images.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is left as it was.
+    layers : Mapping[str, int]
+        Convolutions and linear layers that are linear maps (`rows.is_linear_map`), and how many
+        neighbouring inputs of each to average into one.
+    kept : Batches
+        Images of the kept classes: they count for inputs and importance.
+    others : Batches
+        Further images, which count for inputs only.
+    seed : int
+        Of the random directions.
+
+    Returns
+    -------
+    Mapping[str, Moments]
+        By layer.
+    """
+    found = {name: Moments(pool=pool) for name, pool in layers.items()}
+    generator = torch.Generator().manual_seed(seed)
+
+    def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        pool = found[name].pool
+        read = rows.input_rows(layer, inputs[0].detach())
+        found[name].see(read if pool == 1 else read.reshape(len(read), -1, pool).mean(dim=2))
+        if not output.requires_grad:
+            return output
+
+        def receive(gradient: torch.Tensor) -> None:
+            found[name].matter(_all_rows(layer, gradient), len(gradient))
+
+        output.register_hook(receive)  # type: ignore[no-untyped-call]
+        # An in-place activation behind the layer must not overwrite what autograd still needs.
+        return output.clone()
+
+    with evaluating(network), requiring_grad(network, False), tapped(network, found, hook):
+        for images, _ in kept:
+            answers = network(images.requires_grad_(True))
+            (answers * _direction(answers.detach(), generator)).sum().backward()
+        with torch.no_grad():
+            for images, _ in others:
+                network(images)
+    return found
+
+
+def _direction(answers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw (N, K) directions with covariance diag(p) - pp' for each image's softened answers p."""
+    softened = torch.softmax(answers / TEMPERATURE, dim=1)
+    noise = torch.randn(answers.shape, generator=generator) * softened.sqrt()
+    return noise - softened * noise.sum(dim=1, keepdim=True)
+
+
+def _all_rows(layer: nn.Module, gradient: torch.Tensor) -> torch.Tensor:
+    if isinstance(layer, nn.Linear):
+        return gradient.reshape(-1, gradient.shape[-1])
+    return gradient.transpose(0, 1).flatten(1).T

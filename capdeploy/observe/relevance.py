@@ -1,0 +1,226 @@
+"""Layer-wise relevance propagation: what each response contributed to one answer.
+
+Relevance starts as 1 at one output of each image and is handed back from every operation to its
+inputs by the rules of `observe.rules`. Operations are found by torch.fx, so functional additions,
+concatenations and in-place activations are seen like modules. Batch normalisation is folded into
+the convolution in front of it, on a copy.
+
+Bach et al., On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance
+propagation, PLoS ONE 10(7), 2015.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from capdeploy.errors import ArchitectureError
+from capdeploy.observe import rules
+from capdeploy.observe.fold import fold
+from capdeploy.observe.rules import Rules
+from capdeploy.observe.trace import Trace
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Relevance of one batch.
+
+    Parameters
+    ----------
+    layers : Mapping[str, torch.Tensor]
+        At the output of each convolution and linear layer, in the output's shape.
+    inputs : torch.Tensor | None
+        At the input, (N, 3, H, W); None if it was not asked for.
+    absorbed : float
+        Share of the relevance that did not arrive at the input: biases keep some, and so do
+        responses that nothing contributed to. 0 if the input was not asked for.
+    """
+
+    layers: Mapping[str, torch.Tensor]
+    inputs: torch.Tensor | None
+    absorbed: float
+
+
+class Explainer:
+    """A network prepared for relevance propagation: copied, folded and traced symbolically.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is left as it was.
+    seen : Trace
+        Its trace.
+    rules : Rules
+        How relevance is handed back.
+
+    Raises
+    ------
+    ArchitectureError
+        If torch.fx cannot trace the network (control flow that depends on values).
+    """
+
+    def __init__(self, network: nn.Module, seen: Trace, rules: Rules) -> None:
+        copied = fold(network, seen)
+        for layer in copied.modules():
+            if getattr(layer, "inplace", False) is True:
+                layer.inplace = False  # type: ignore[assignment]
+        try:
+            self._graph = fx.symbolic_trace(copied)
+        except Exception as error:  # torch.fx lets whatever the forward function raises through
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ArchitectureError(f"torch.fx cannot trace the network: {line}") from error
+        self._graph.requires_grad_(False)
+        self._modules = dict(self._graph.named_modules())
+        self._rules = rules
+        self._watched = frozenset(seen.filters)
+
+    def explain(
+        self, images: torch.Tensor, targets: torch.Tensor, *, to_input: bool = False
+    ) -> Explanation:
+        """Hand relevance back from one output of each image.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+            (N, 3, H, W) float32.
+        targets : torch.Tensor
+            (N,) int64, the output that is explained.
+        to_input : bool
+            Whether to go on through the first layer, for a heatmap.
+
+        Returns
+        -------
+        Explanation
+            Relevance of every layer.
+        """
+        values = self._forward(images)
+        flow = _Flow()
+        layers: dict[str, torch.Tensor] = {}
+        at_input = None
+        for node in reversed(self._graph.graph.nodes):
+            if node.op == "output":
+                answer = node.args[0]
+                one_hot = F.one_hot(targets, values[answer].shape[1])
+                flow.give(answer, one_hot.to(images.dtype))
+            elif node in flow.pieces:
+                flow.give(*self._join(node, values, flow.pieces[node]))
+            elif node in flow.given:
+                relevance = flow.given.pop(node)
+                if node.op == "placeholder":
+                    at_input = relevance
+                elif node.target is operator.getitem and flow.split(node, values, relevance):
+                    continue
+                elif node.op == "call_module" and node.target in self._watched:
+                    # A layer that runs several times owns what passes in all its runs.
+                    before = layers.get(str(node.target), 0.0)
+                    layers[str(node.target)] = before + relevance
+                for source, share in self._hand_back(node, values, relevance, to_input=to_input):
+                    flow.give(source, share)
+        absorbed = 0.0 if at_input is None else 1.0 - float(at_input.sum()) / len(images)
+        return Explanation(layers, at_input, absorbed)
+
+    def _hand_back(
+        self,
+        node: fx.Node,
+        values: Mapping[fx.Node, Any],
+        relevance: torch.Tensor,
+        *,
+        to_input: bool,
+    ) -> Iterator[tuple[fx.Node, torch.Tensor | None]]:
+        sources = [
+            source for source in node.all_input_nodes
+            if isinstance(values.get(source), torch.Tensor) and source.op != "get_attr"
+        ]  # fmt: skip
+        if not sources or (not to_input and all(node.op == "placeholder" for node in sources)):
+            return
+        inputs = tuple(values[source] for source in sources)
+        kind: Any = self._modules[str(node.target)] if node.op == "call_module" else node.target
+        if isinstance(kind, nn.Conv2d):
+            boxed = sources[0].op == "placeholder" and self._rules.bounds is not None
+            shares: rules.Shares = (
+                rules.convolution(kind, inputs[0], relevance, self._rules, boxed=boxed),
+            )
+        else:
+            again = self._again(node, values, sources)
+            shares = rules.operation(kind, again, inputs, relevance)
+        yield from zip(sources, shares, strict=True)
+
+    def _again(
+        self, node: fx.Node, values: Mapping[fx.Node, Any], sources: list[fx.Node]
+    ) -> Callable[..., Any]:
+        """Return an operation as a function of its tensor inputs."""
+
+        def call(*inputs: torch.Tensor) -> Any:
+            known = dict(values) | dict(zip(sources, inputs, strict=True))
+            return _call(self._graph, node, known)
+
+        return call
+
+    def _join(
+        self, node: fx.Node, values: Mapping[fx.Node, Any], pieces: Mapping[int, torch.Tensor]
+    ) -> tuple[fx.Node, torch.Tensor]:
+        """Put the relevance of the pieces of a split value together again."""
+        source = next(source for source in node.all_input_nodes if source in values)
+        again = self._again(node, values, [source])
+        with torch.enable_grad():
+            leaf = values[source].detach().requires_grad_(True)
+            parts = again(leaf)
+            picked = [parts[place] for place in pieces]
+            return source, torch.autograd.grad(picked, leaf, list(pieces.values()))[0]
+
+    def _forward(self, images: torch.Tensor) -> dict[fx.Node, Any]:
+        """Run the network and keep every operation's result."""
+        values: dict[fx.Node, Any] = {}
+        with torch.no_grad():
+            for node in self._graph.graph.nodes:
+                if node.op == "placeholder":
+                    values[node] = images
+                elif node.op == "get_attr":
+                    values[node] = operator.attrgetter(str(node.target))(self._graph)
+                elif node.op != "output":
+                    values[node] = _call(self._graph, node, values)
+        return values
+
+
+class _Flow:
+    """Relevance on its way back: what each operation's result has been given so far."""
+
+    def __init__(self) -> None:
+        self.given: dict[fx.Node, torch.Tensor] = {}
+        self.pieces: dict[fx.Node, dict[int, torch.Tensor]] = {}
+
+    def give(self, node: fx.Node, share: torch.Tensor | None) -> None:
+        """Add to what an operation's result has; a gate gets nothing."""
+        if share is not None:
+            self.given[node] = self.given[node] + share if node in self.given else share
+
+    def split(self, node: fx.Node, values: Mapping[fx.Node, Any], relevance: torch.Tensor) -> bool:
+        """Set one piece of a tuple aside until all are there; false if it is no piece."""
+        whole, place = cast(tuple[fx.Node, int], node.args)
+        if not isinstance(values[whole], (tuple, list)):
+            return False
+        self.pieces.setdefault(whole, {})[place] = relevance
+        return True
+
+
+def _call(graph: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    arguments = fx.node.map_arg(node.args, values.__getitem__)
+    keywords = dict(fx.node.map_arg(node.kwargs, values.__getitem__))
+    if node.op == "call_module":
+        return graph.get_submodule(str(node.target))(*arguments, **keywords)
+    if keywords.get("inplace") is True:
+        keywords["inplace"] = False
+    if node.op == "call_method":
+        # add_ and the like would overwrite a value that is still needed.
+        name = str(node.target)
+        name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        return getattr(arguments[0], name)(*arguments[1:], **keywords)
+    in_place: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul}
+    function: Any = in_place.get(node.target, node.target)
+    return function(*arguments, **keywords)

@@ -1,0 +1,256 @@
+"""How an operation hands relevance back to its inputs, so that it gives out what it was given.
+
+- input layer: the box rule zB, from the real bounds of the input;
+- convolutions: alpha1beta0 (contributions of the response's own sign only, bias left out), or
+  gamma, or epsilon;
+- linear layers: epsilon; a bias keeps its share;
+- residual additions: in proportion to the summands' sizes;
+- average pooling: in proportion to the responses; max pooling: to the winner;
+- activations, dropout and element-wise normalisation: unchanged, they have one input each;
+- products with a gate (squeeze-excite): all to the gated signal, nothing to the gate;
+- concatenation, flattening, slicing, shuffling: along with the value.
+
+Sources: Bach et al., PLoS ONE 10(7), 2015 (epsilon, alpha-beta); Montavon et al., Pattern
+Recognition 65, 2017 (zB, z+); Montavon et al., Layer-wise relevance propagation: an overview,
+2019 (gamma); Arras et al., WASSA 2017 (gates).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+EPSILON = 1e-6
+Tensors = tuple[torch.Tensor, ...]
+Shares = tuple[torch.Tensor | None, ...]
+
+_ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_MULTIPLY = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+_WEIGHING = {
+    F.linear, F.conv2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean",
+}  # fmt: skip
+_WEIGHERS = (nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_MAXIMA = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+_LINEAR_MAPS = (
+    nn.Flatten, nn.ZeroPad2d, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How relevance is handed back.
+
+    Parameters
+    ----------
+    convolution : str
+        ``alpha1beta0``, ``gamma`` or ``epsilon``.
+    gamma : float
+        Extra weight of positive parts under the gamma rule.
+    bounds : tuple[tuple[float, ...], tuple[float, ...]] | None
+        Lowest and highest value of each input channel, for zB; None treats the first layer as
+        any other.
+    """
+
+    convolution: str = "alpha1beta0"
+    gamma: float = 0.25
+    bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+def _steady(values: torch.Tensor) -> torch.Tensor:
+    """Push values away from zero, each to its own side, by a little of its image's mean size."""
+    size = values.abs().flatten(1).mean(dim=1).view(-1, *[1] * (values.ndim - 1))
+    return values + (EPSILON * size + 1e-30) * torch.where(values < 0, -1.0, 1.0)
+
+
+def _ratio(relevance: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Relevance per unit of value; nothing where there is no value."""
+    return torch.where(values > 0, relevance / values.clamp(min=1e-30), 0.0)
+
+
+def _back(function: Callable[..., Any], inputs: Tensors, gradient: Any) -> Tensors:
+    """Multiply a function's transposed Jacobian at `inputs` with `gradient`."""
+    with torch.enable_grad():
+        leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
+        result = function(*leaves)
+        if callable(gradient):
+            gradient = gradient(result.detach())
+        found = torch.autograd.grad(result, leaves, gradient, allow_unused=True)
+    return tuple(
+        torch.zeros_like(value) if grad is None else grad
+        for value, grad in zip(inputs, found, strict=True)
+    )
+
+
+def _convolve(layer: nn.Conv2d, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def call(values: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = layer._conv_forward(values, weight, None)
+        return result
+
+    return call
+
+
+def _box(
+    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules
+) -> torch.Tensor:
+    low, high = (
+        torch.tensor(bound, dtype=inputs.dtype)[None, :, None, None].expand_as(inputs)
+        for bound in rules.bounds or ((), ())
+    )
+
+    def contributions(value: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+        whole = _convolve(layer, layer.weight)(value)
+        return whole - _convolve(layer, up)(low) - _convolve(layer, down)(high)
+
+    parts = (inputs, low, high)
+    slopes = _back(contributions, parts, lambda total: _ratio(relevance, total))
+    return sum((part * slope for part, slope in zip(parts, slopes, strict=True)), torch.zeros(()))
+
+
+def _alpha1beta0(
+    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules
+) -> torch.Tensor:
+    up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+    response = _convolve(layer, layer.weight)(inputs)
+    if layer.bias is not None:
+        response = response + layer.bias[None, :, None, None]
+    below = response < 0
+    shared = _of_one_sign(layer, (up, down), inputs, torch.where(below, 0.0, relevance))
+    # Behind a ReLU a negative response has no relevance. Without one (linear bottlenecks) it has,
+    # and then it is the negative contributions that made it.
+    rest = torch.where(below, relevance, 0.0)
+    if bool(rest.any()):
+        shared = shared + _of_one_sign(layer, (-down, -up), inputs, rest)
+    return shared
+
+
+def _of_one_sign(
+    layer: nn.Conv2d, weights: Tensors, inputs: torch.Tensor, relevance: torch.Tensor
+) -> torch.Tensor:
+    """Share relevance among positive contributions: first weight on inputs > 0, second on < 0."""
+    # Behind a ReLU nothing is negative, and half the work can be left out.
+    if bool((inputs >= 0).all()):
+        on_positive = _convolve(layer, weights[0])
+        (slope,) = _back(on_positive, (inputs,), lambda total: _ratio(relevance, total))
+        return inputs * slope
+
+    def contributions(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+        return _convolve(layer, weights[0])(positive) + _convolve(layer, weights[1])(negative)
+
+    parts = (inputs.clamp(min=0), inputs.clamp(max=0))
+    slopes = _back(contributions, parts, lambda total: _ratio(relevance, total))
+    return parts[0] * slopes[0] + parts[1] * slopes[1]
+
+
+def _gamma(
+    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules
+) -> torch.Tensor:
+    weight = layer.weight + rules.gamma * layer.weight.clamp(min=0)
+    slope = _back(_convolve(layer, weight), (inputs,), lambda total: relevance / _steady(total))
+    return inputs * slope[0]
+
+
+def _epsilon(
+    layer: nn.Module, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules
+) -> torch.Tensor:
+    slope = _back(layer, (inputs,), lambda total: relevance / _steady(total))
+    return inputs * slope[0]
+
+
+_CONVOLUTIONS = {"alpha1beta0": _alpha1beta0, "gamma": _gamma, "epsilon": _epsilon}
+
+
+def convolution(
+    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules, *, boxed: bool
+) -> torch.Tensor:
+    """Hand the relevance of a convolution's outputs to its inputs.
+
+    Parameters
+    ----------
+    layer : nn.Conv2d
+        The convolution, batch normalisation folded in.
+    inputs : torch.Tensor
+        (N, C, H, W), what it read.
+    relevance : torch.Tensor
+        (N, O, H', W') of its outputs.
+    rules : Rules
+        Which rule.
+    boxed : bool
+        Whether the inputs are pixels within the rules' bounds.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, C, H, W).
+    """
+    rule = _box if boxed else _CONVOLUTIONS[rules.convolution]
+    return rule(layer, inputs, relevance, rules)
+
+
+def operation(
+    kind: Any, again: Callable[..., Any], inputs: Tensors, relevance: torch.Tensor
+) -> Shares:
+    """Hand the relevance of any other operation's result to its inputs.
+
+    Parameters
+    ----------
+    kind : Any
+        The module, the function, or the name of the method.
+    again : Callable[..., Any]
+        The operation as a function of `inputs`.
+    inputs : Tensors
+        The tensors that it read.
+    relevance : torch.Tensor
+        Of its result, in the result's shape.
+
+    Returns
+    -------
+    Shares
+        One for each input, in its shape; None for a gate.
+    """
+    module = isinstance(kind, nn.Module)
+    if not module and len(inputs) > 1 and kind in _MULTIPLY:
+        return _to_the_signal(inputs, relevance)
+    if not module and len(inputs) > 1 and kind in _ADD:
+        return _sum(inputs, relevance)
+    if isinstance(kind, _WEIGHERS) or (not module and kind in _WEIGHING):
+        slopes = _back(again, inputs, lambda total: relevance / _steady(total))
+        return tuple(value * slope for value, slope in zip(inputs, slopes, strict=True))
+    # An element-wise operation has one input for each output; anything else moves values about.
+    alike = len(inputs) == 1 and inputs[0].shape == relevance.shape
+    if alike and not isinstance(kind, (*_MAXIMA, *_LINEAR_MAPS)) and not _moves(kind):
+        return (relevance,)
+    return _back(again, inputs, relevance)
+
+
+def _sum(inputs: Tensors, relevance: torch.Tensor) -> Tensors:
+    """Split in proportion to the summands' sizes, which is epsilon's rule where signs agree.
+
+    Where they do not, epsilon would hand out two large shares of opposite sign; see decision 0009.
+    """
+    sizes = [value.abs().expand_as(relevance) for value in inputs]
+    total = torch.stack(sizes).sum(dim=0)
+    even = 1.0 / len(inputs)
+    shares = [torch.where(total > 0, size / total.clamp(min=1e-30), even) for size in sizes]
+    return tuple(
+        (relevance * share).sum_to_size(value.shape)
+        for value, share in zip(inputs, shares, strict=True)
+    )
+
+
+def _to_the_signal(inputs: Tensors, relevance: torch.Tensor) -> Shares:
+    """Give all to the larger factor: a gate has one value per channel, the signal one per pixel."""
+    signal = max(range(len(inputs)), key=lambda position: inputs[position].numel())
+    return tuple(relevance if place == signal else None for place in range(len(inputs)))
+
+
+def _moves(kind: Any) -> bool:
+    """Tell whether an operation that keeps the shape may still move values to other places."""
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    return name in {"transpose", "permute", "flip", "roll", "view", "reshape", "max_pool2d"}

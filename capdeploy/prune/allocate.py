@@ -1,0 +1,264 @@
+"""Where to remove: every group's widths in the order in which they are given up.
+
+The order is drawn up once, from the whole network down to every group's floor, one aligned step of
+one group at a time. A budget takes as many steps as it needs, so a larger drop removes a superset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from capdeploy.values.cost import Cost, LayerGeometry, NetworkGeometry
+from capdeploy.values.group import Group
+from capdeploy.values.plan import Budget
+
+NODE_BYTES = 600
+"""What an ONNX graph spends on a layer besides its weights: name, attributes, shapes."""
+
+
+def total(geometry: NetworkGeometry, budget: Budget) -> float:
+    """Say what a network has of what a budget limits; nothing for a ratio."""
+    if budget.limit is None:
+        return 0.0
+    if budget.limit.quantity == "size":
+        return size_of(geometry.cost(), len(geometry.layers))
+    return float(getattr(geometry.cost(), budget.limit.quantity))
+
+
+@dataclass(frozen=True)
+class Room:
+    """How far one group may shrink, and what that harms.
+
+    Parameters
+    ----------
+    group : Group
+        The group.
+    least : int
+        Channels it keeps in any case.
+    harm : tuple[float, ...]
+        ``harm[n]`` is the harm done when n channels are gone, n = 0..width; it never falls.
+    """
+
+    group: Group
+    least: int
+    harm: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One group becomes narrower.
+
+    Parameters
+    ----------
+    group : str
+        Which.
+    keep : int
+        Channels that remain.
+    left : float
+        What then remains of the quantity that the order was made for.
+    """
+
+    group: str
+    keep: int
+    left: float
+
+
+def size_of(cost: Cost, layers: int) -> float:
+    """Estimate the bytes of an ONNX file in single precision."""
+    return 4.0 * cost.parameters + NODE_BYTES * layers
+
+
+def normalised(scores: Sequence[float]) -> tuple[float, ...]:
+    """Turn one group's scores into a harm curve that can be compared with other groups'.
+
+    The scores are brought to a mean magnitude of 1 within the group (*mean normalisation*), so
+    that neither a layer's scale nor its width decides: were they brought to a sum of 1, as
+    relevance is, each filter of a wide layer would look worthless and wide layers would go first.
+
+    Parameters
+    ----------
+    scores : Sequence[float]
+        One per channel.
+
+    Returns
+    -------
+    tuple[float, ...]
+        Harm of losing the n lowest, n = 0..len(scores).
+
+    Examples
+    --------
+    >>> normalised([1.0, 3.0])
+    (0.0, 0.5, 2.0)
+    """
+    ordered = sorted(scores)
+    lowest = min(0.0, ordered[0])
+    size = sum(score - lowest for score in ordered) / len(ordered) or 1.0
+    harm = [0.0]
+    for score in ordered:
+        harm.append(harm[-1] + (score - lowest) / size)
+    return tuple(harm)
+
+
+class Ledger:
+    """What the network costs at the groups' present widths; only what changes is counted anew.
+
+    Parameters
+    ----------
+    geometry : NetworkGeometry
+        The whole network.
+    rooms : Sequence[Room]
+        Its groups.
+    quantity : str
+        ``macs``, ``parameters``, ``size`` or ``channels`` (of the groups).
+    """
+
+    def __init__(self, geometry: NetworkGeometry, rooms: Sequence[Room], quantity: str) -> None:
+        self._quantity = quantity
+        self._layers = {layer.layer: layer for layer in geometry.layers}
+        self._widths = {
+            name: [float(layer.out_channels), float(layer.in_channels)]
+            for name, layer in self._layers.items()
+        }
+        self._touch: dict[str, dict[str, list[float]]] = {}
+        for room in rooms:
+            touched = self._touch.setdefault(room.group.name, {})
+            for member in room.group.members:
+                each = sum(map(len, member.positions)) / room.group.width
+                side = 0 if member.side == "out" else 1
+                touched.setdefault(member.layer, [0.0, 0.0])[side] += each
+        self.keep = {room.group.name: room.group.width for room in rooms}
+        if quantity == "channels":
+            self.left = float(sum(self.keep.values()))
+        elif quantity == "size":
+            self.left = size_of(geometry.cost(), len(geometry.layers))
+        else:
+            self.left = float(getattr(geometry.cost(), quantity))
+
+    def touched(self, group: str) -> Iterator[str]:
+        """Name the layers whose cost depends on a group."""
+        return iter(self._touch[group])
+
+    def saving(self, group: str, keep: int) -> float:
+        """Say how much narrowing a group to `keep` channels would save now."""
+        fewer = self.keep[group] - keep
+        if self._quantity == "channels":
+            return float(fewer)
+        saved = 0.0
+        for name, (out, into) in self._touch[group].items():
+            now_out, now_in = self._widths[name]
+            layer = self._layers.get(name)
+            if layer is not None:
+                saved += self._cost(layer, now_out, now_in)
+                saved -= self._cost(layer, now_out - fewer * out, now_in - fewer * into)
+        return saved
+
+    def take(self, group: str, keep: int) -> None:
+        """Narrow a group."""
+        self.left -= self.saving(group, keep)
+        fewer = self.keep[group] - keep
+        for name, (out, into) in self._touch[group].items():
+            self._widths[name][0] -= fewer * out
+            self._widths[name][1] -= fewer * into
+        self.keep[group] = keep
+
+    def _cost(self, layer: LayerGeometry, out: float, into: float) -> float:
+        cost = layer.cost(round(out), round(out if layer.kind == "depthwise" else into))
+        if self._quantity == "macs":
+            return float(cost.macs)
+        return float(cost.parameters) * (4.0 if self._quantity == "size" else 1.0)
+
+
+def steps(
+    geometry: NetworkGeometry, rooms: Sequence[Room], quantity: str, align: int, *, even: bool
+) -> Iterator[Step]:
+    """Order the steps of all groups.
+
+    Parameters
+    ----------
+    geometry : NetworkGeometry
+        The whole network.
+    rooms : Sequence[Room]
+        Groups that may shrink.
+    quantity : str
+        What the budget counts: ``macs``, ``parameters``, ``size`` or ``channels``.
+    align : int
+        Kept widths are multiples of this.
+    even : bool
+        Give up the same share of every group, instead of what harms least for what it saves.
+
+    Yields
+    ------
+    Step
+        From the whole network down to all floors.
+    """
+    ledger = Ledger(geometry, rooms, quantity)
+    by_name = {room.group.name: room for room in rooms}
+    sharing = {
+        name: [
+            other for other in by_name
+            if set(ledger.touched(name)) & set(ledger.touched(other))
+        ]
+        for name in by_name
+    }  # fmt: skip
+    price: dict[str, tuple[float, int]] = {}
+    position = {name: place for place, name in enumerate(by_name)}
+    changed = list(by_name)
+    while True:
+        for name in changed:
+            price.pop(name, None)
+            found = _price(ledger, by_name[name], align, even=even)
+            if found is not None:
+                price[name] = found
+        if not price:
+            return
+        # Equal prices are settled by the order of execution.
+        name = min(price, key=lambda name: (price[name][0], position[name]))
+        keep = price[name][1]
+        ledger.take(name, keep)
+        yield Step(name, keep, ledger.left)
+        changed = sharing[name]
+
+
+def _price(ledger: Ledger, room: Room, align: int, *, even: bool) -> tuple[float, int] | None:
+    """Price a group's next step: harm per unit saved, or the share that would be gone."""
+    name, width, now = room.group.name, room.group.width, ledger.keep[room.group.name]
+    keep = (now - 1) // align * align
+    if keep < max(room.least, 1):
+        return None
+    if even:
+        return 1 - keep / width, keep
+    saved = ledger.saving(name, keep)
+    harm = room.harm[width - keep] - room.harm[width - now]
+    return harm / max(saved, 1e-12), keep
+
+
+def widths(
+    order: Iterator[Step], start: Mapping[str, int], left: float, most: float
+) -> tuple[dict[str, int], float]:
+    """Follow the order until no more than `most` is left.
+
+    Parameters
+    ----------
+    order : Iterator[Step]
+        From `steps`.
+    start : Mapping[str, int]
+        Width of every group.
+    left : float
+        What the whole network has.
+    most : float
+        What may remain.
+
+    Returns
+    -------
+    tuple[dict[str, int], float]
+        Channels that each group keeps, and what is left then; more than `most` if every group
+        is at its floor.
+    """
+    keep = dict(start)
+    while left > most:
+        step = next(order, None)
+        if step is None:
+            break
+        keep[step.group], left = step.keep, step.left
+    return keep, left

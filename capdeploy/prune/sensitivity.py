@@ -1,0 +1,140 @@
+"""How much each group's loss grows as it shrinks: measured, one group at a time.
+
+The harm of a width is the mean Kullback-Leibler divergence of the answers from those of the whole
+network when the group's lowest channels answer zero, all else being whole. No labels are needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from capdeploy.model import Model
+from capdeploy.observe.taps import evaluating, tapped
+from capdeploy.progress import Say
+from capdeploy.prune.plan import group_scores
+from capdeploy.rebuild import NORMS
+from capdeploy.samples import Images
+from capdeploy.values.group import Group
+from capdeploy.values.scores import FilterScores
+
+LEVELS = (0.125, 0.25, 0.5, 0.75, 0.9)
+"""Shares of a group's channels whose loss is measured; between them the curve is straight."""
+
+Curves = dict[str, tuple[float, ...]]
+
+
+def curves(
+    model: Model,
+    groups: Sequence[Group],
+    scores: FilterScores,
+    images: Images,
+    *,
+    batch_size: int,
+    cache: Path | None,
+    say: Say,
+) -> Curves:
+    """Measure the harm of every width of every group.
+
+    Parameters
+    ----------
+    model : Model
+        The head-cut network; it is left as it was.
+    groups : Sequence[Group]
+        Its groups; those that no layer of is scored are left out.
+    scores : FilterScores
+        The order in which channels go.
+    images : Images
+        A few hundred training images.
+    batch_size : int
+        Images per pass.
+    cache : Path | None
+        Folder in which curves are kept between runs; None: measure anew.
+    say : Say
+        Hears of the progress.
+
+    Returns
+    -------
+    Curves
+        By group: harm of losing n channels in nats, n = 0..width; never falling.
+    """
+    scored = [
+        group for group in groups
+        if any(scores.of(member.layer) for member in group.members if member.side == "out")
+    ]  # fmt: skip
+    file = cache / f"sensitivity-{_key(model, scores, images)}.json" if cache else None
+    if file is not None and file.is_file():
+        return {name: tuple(curve) for name, curve in json.loads(file.read_text()).items()}
+    batches = [batch for batch, _ in images.batches(batch_size)]
+    with torch.no_grad(), evaluating(model.module):
+        whole = [F.log_softmax(model.module(batch), dim=1) for batch in batches]
+        found: Curves = {}
+        for done, group in enumerate(scored):
+            found[group.name] = _curve(model.module, group, scores, batches, whole)
+            say.advance(done + 1, len(scored), f"sensitivity of {group.name}")
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found))
+    return found
+
+
+def _curve(
+    module: nn.Module,
+    group: Group,
+    scores: FilterScores,
+    batches: Sequence[torch.Tensor],
+    whole: Sequence[torch.Tensor],
+) -> tuple[float, ...]:
+    value = group_scores(group, scores)
+    lowest = sorted(range(group.width), key=lambda channel: (value[channel], channel))
+    counts, harms = [0], [0.0]
+    for count in sorted({round(level * group.width) for level in LEVELS} - {0}):
+        with silenced(module, group, lowest[:count]):
+            divergence = [
+                F.kl_div(F.log_softmax(module(batch), dim=1), target, reduction="sum",
+                         log_target=True)
+                for batch, target in zip(batches, whole, strict=True)
+            ]  # fmt: skip
+        counts.append(count)
+        harms.append(max(harms[-1], float(sum(divergence)) / sum(map(len, batches))))
+    # Beyond the last level nothing was measured; losing the rest is made to look much worse.
+    counts.append(group.width + 1)
+    harms.append(2 * harms[-1] + 1e-9)
+    curve = np.interp(range(group.width + 1), counts, harms)
+    return tuple(float(harm) for harm in curve)
+
+
+def silenced(module: nn.Module, group: Group, channels: Sequence[int]) -> Any:
+    """Make some channels of a group answer zero, as a context manager."""
+    masks: Mapping[str, list[int]] = {
+        member.layer: [place for channel in channels for place in member.positions[channel]]
+        for member in group.members
+        if member.side == "out"
+        and isinstance(module.get_submodule(member.layer), (nn.Conv2d, nn.Linear, *NORMS))
+    }
+
+    def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        silent = output.clone()
+        axis = silent.ndim - 1 if isinstance(layer, nn.Linear) else 1
+        silent.index_fill_(axis, torch.tensor(masks[name], dtype=torch.long), 0.0)
+        return silent
+
+    return tapped(module, masks, hook)
+
+
+def _key(model: Model, scores: FilterScores, images: Images) -> str:
+    """Hash all that the curves depend on."""
+    state = hashlib.sha256(scores.to_json().encode())
+    for value in model.module.state_dict().values():
+        state.update(value.detach().cpu().numpy().tobytes())
+    state.update(repr((images.preprocessing, images.split, LEVELS)).encode())
+    state.update(images.pixels(np.arange(len(images))).tobytes())
+    return state.hexdigest()[:20]

@@ -1,0 +1,174 @@
+"""Scores of single layers, from running reductions of a per-image statistic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from capdeploy.errors import ArchitectureError
+from capdeploy.observe import ablation, signals
+from capdeploy.observe.relevance import Explainer
+from capdeploy.observe.rules import Rules
+from capdeploy.observe.taps import evaluating
+from capdeploy.progress import Say
+from capdeploy.samples import Images
+from capdeploy.score.judged import Judged
+from capdeploy.strategies import Seen, Strategy, Summary, Value, Watch
+
+
+@dataclass
+class _Running:
+    """Sums by class and maximum of one layer's statistic; size independent of the images."""
+
+    classes: int
+    counts: torch.Tensor = field(init=False)
+    sums: torch.Tensor | None = None
+    maximum: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.counts = torch.zeros(self.classes, dtype=torch.float64)
+
+    def add(self, statistic: torch.Tensor, labels: torch.Tensor) -> None:
+        values = statistic.detach().double()
+        sums = torch.zeros(self.classes, *values.shape[1:], dtype=torch.float64)
+        sums.index_add_(0, labels, values)
+        self.counts += torch.bincount(labels, minlength=self.classes)
+        largest = values.amax(dim=0)
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.maximum = largest if self.maximum is None else torch.maximum(self.maximum, largest)
+
+    def summary(self, options: Mapping[str, Value]) -> Summary:
+        if self.sums is None or self.maximum is None:
+            raise ValueError("no statistic was added")
+        shape = (-1, *[1] * (self.sums.ndim - 1))
+        return Summary(
+            mean=self.sums.sum(dim=0) / self.counts.sum(),
+            maximum=self.maximum,
+            by_class=self.sums / self.counts.clamp(min=1).view(shape),
+            images=int(self.counts.sum()),
+            options=options,
+        )
+
+
+def score(
+    strategy: Strategy, judged: Judged, options: Mapping[str, Value], say: Say
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Score layer by layer.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        One with `per_image` and `per_filter`.
+    judged : Judged
+        What is scored.
+    options : Mapping[str, Value]
+        Every option of the strategy.
+    say : Say
+        Hears what it costs, and what could not be done as asked.
+
+    Returns
+    -------
+    tuple[dict[str, torch.Tensor], int]
+        (C,) scores by layer, and how many images were used.
+    """
+    scorer = _Scorer(strategy, judged, options)
+    if strategy.watch is Watch.ABLATION:
+        few = judged.images.take(int(float(options["images"])), seed=judged.seed)
+        _ablate(scorer, few, int(float(options["permutations"])), say)
+        used = len(few)
+    else:
+        used = _watch(scorer, say)
+    found = scorer.scores()
+    # A gate carries no relevance and a dead layer no response; no score is better than a tie.
+    return {name: score for name, score in found.items() if used == 0 or bool(score.any())}, used
+
+
+class _Scorer:
+    """Hears what a strategy watches, and keeps the running reductions."""
+
+    def __init__(self, strategy: Strategy, judged: Judged, options: Mapping[str, Value]) -> None:
+        if strategy.per_image is None or strategy.per_filter is None:
+            raise TypeError("a strategy that watches layers needs per_image and per_filter")
+        self.watch, self.judged, self.options = strategy.watch, judged, options
+        self._per_image, self._per_filter = strategy.per_image, strategy.per_filter
+        self._running: dict[str, _Running] = {}
+        self._generators: dict[str, torch.Generator] = {}
+        self._labels = torch.zeros(1, dtype=torch.int64)
+
+    def batches(self, size: int | None = None, images: Images | None = None) -> signals.Batches:
+        """Yield images and targets; what is told until the next batch belongs to this one."""
+        for batch, labels in (images or self.judged.images).batches(size or self.judged.batch_size):
+            self._labels = self.judged.model.targets(labels)
+            yield batch, self._labels
+
+    def tell(self, layer: str, values: torch.Tensor) -> None:
+        """Add what was seen of one layer for the present batch."""
+        if layer not in self._generators:
+            self._generators[layer] = self.judged.generator(layer)
+            self._running[layer] = _Running(self.judged.model.trace.outputs)
+        seen = Seen(values=values, generator=self._generators[layer], options=self.options)
+        self._running[layer].add(self._per_image(seen), self._labels)
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        """Turn what was heard into scores."""
+        return {
+            name: self._per_filter(entry.summary(self.options))
+            for name, entry in self._running.items()
+        }
+
+
+def _watch(scorer: _Scorer, say: Say) -> int:
+    judged, tell = scorer.judged, scorer.tell
+    module, seen = judged.model.module, judged.model.trace
+    if scorer.watch is Watch.WEIGHTS:
+        signals.weights(module, seen, tell)
+        return 0
+    if scorer.watch is Watch.NORM_SCALES:
+        signals.norm_scales(module, seen, tell)
+        return 0
+    if scorer.watch is Watch.ACTIVATIONS:
+        signals.activations(module, seen, scorer.batches(), tell)
+    elif scorer.watch is Watch.RELEVANCE:
+        _relevance(scorer, say)
+    else:
+        product = scorer.watch is Watch.ACTIVATION_GRADIENTS
+        signals.gradients(module, seen, scorer.batches(), tell, times_response=product)
+    return len(judged.images)
+
+
+def _relevance(scorer: _Scorer, say: Say) -> None:
+    module, seen = scorer.judged.model.module, scorer.judged.model.trace
+    rules = Rules(convolution=str(scorer.options["rule"]), gamma=float(scorer.options["gamma"]))
+    try:
+        explainer = Explainer(module, seen, rules)
+    except ArchitectureError as error:
+        say.note(f"lrp: {error}; gradient times response of the class's logit is taken instead")
+        signals.gradients(
+            module, seen, scorer.batches(), scorer.tell, times_response=True, of_answer=True
+        )
+        return
+    for images, targets in scorer.batches():
+        for name, relevance in explainer.explain(images, targets).layers.items():
+            if name != seen.head:
+                scorer.tell(name, signals.as_maps(module.get_submodule(name), relevance))
+
+
+def _ablate(scorer: _Scorer, few: Images, permutations: int, say: Say) -> None:
+    module, seen = scorer.judged.model.module, scorer.judged.model.trace
+    orders = {}
+    for name in signals.watched_layers(seen).values():
+        generator = scorer.judged.generator(name)
+        orders[name] = [
+            torch.randperm(seen.widths[name], generator=generator) for _ in range(permutations)
+        ]
+    for images, labels in scorer.batches(len(few), few):
+        began = time.monotonic()
+        with torch.no_grad(), evaluating(module):
+            module(images)
+        count = ablation.passes(seen, permutations)
+        minutes = count * (time.monotonic() - began) / 60
+        say.note(f"{count} forward passes of {len(images)} images, about {minutes:.1f} minutes")
+        ablation.ablations(module, seen, images, labels, scorer.tell, orders=orders, say=say)

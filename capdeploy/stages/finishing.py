@@ -1,0 +1,54 @@
+"""What comes after the networks are made: judging the start, measuring, writing the report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from capdeploy import bundle, recipes
+from capdeploy.bench import matrix
+from capdeploy.errors import CapdeployError
+from capdeploy.model import Model
+from capdeploy.progress import Say
+from capdeploy.samples import Images
+from capdeploy.train import evaluate
+from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.recipe import Recipe
+from capdeploy.values.report import BenchmarkReport
+
+
+def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[Accuracy, ...]:
+    """Judge the network before any filter went: full head, masked, and head cut."""
+    first = evaluate.accuracy(full, test, stage="full head", batch_size=batch_size)
+    masked = evaluate.accuracy(
+        full, test, stage="full head, masked", batch_size=batch_size, masked=True
+    )
+    if not narrow.head_cut:
+        return (masked, first)  # the last stage is what is shipped
+    return (first, masked, evaluate.accuracy(narrow, test, stage="head cut", batch_size=batch_size))
+
+
+def bench(recipe: Recipe, output: Path, say: Say) -> BenchmarkReport:
+    """Measure a finished run; the bundles are whole and stay, whatever happens here."""
+    try:
+        return matrix.run(
+            bundle.find(output),
+            recipes.profile_of(recipe),
+            seconds=recipe.bench_seconds,
+            say=say,
+            trust_factory=True,
+        )
+    except CapdeployError:
+        say.note(f"{output} is complete, but could not be measured")
+        raise
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Replace a file's text in one move, so that a reader never sees half of it."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}-", delete=False
+    ) as draft:
+        draft.write(text)
+    Path(draft.name).chmod(0o644)
+    os.replace(draft.name, path)

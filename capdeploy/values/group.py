@@ -1,0 +1,38 @@
+"""Channels that must go together, as plain data; DepGraph finds them (`prune.groups`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from capdeploy.values.noun import Noun
+
+
+class Member(Noun):
+    """One side of a layer in a group."""
+
+    layer: str
+    side: Literal["out", "in"]
+    positions: tuple[tuple[int, ...], ...] = Field(
+        description="for each channel of the group, the layer's channels that go with it: one, "
+        "or several behind a flatten, or none"
+    )
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.side}"
+
+
+class Group(Noun):
+    """Channels that must go together."""
+
+    name: str = Field(description="its first filter-making layer, in order of execution")
+    width: int = Field(gt=0)
+    members: tuple[Member, ...] = Field(description="every coupled side of a layer with weights")
+    makers: tuple[str, ...] = Field(description="members that make filters; depthwise left out")
+    residual: bool = Field(description="whether an addition couples two or more makers")
+    obstacle: str | None = Field(default=None, description="why it cannot be cut, if it cannot")
+
+    def readers(self) -> tuple[Member, ...]:
+        """List the members that read the group's channels."""
+        return tuple(member for member in self.members if member.side == "in")

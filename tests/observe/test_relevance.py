@@ -1,0 +1,210 @@
+"""Relevance: conserved, known by hand on a small network, and as a well-known library has it."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from capdeploy.errors import ArchitectureError
+from capdeploy.observe.fold import fold
+from capdeploy.observe.relevance import Explainer
+from capdeploy.observe.rules import Rules
+from capdeploy.observe.trace import trace
+from capdeploy.zoo import SOURCES
+from tests import nets
+from tests.conftest import shaken
+
+BOX = ((-2.0,) * 3, (2.0,) * 3)
+
+
+def example(size=64, count=2):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 4 - 2
+
+
+def settled(network):
+    """Give a fresh network the batch-norm statistics of some images, as training would."""
+    network.train()
+    with torch.no_grad():
+        network(example(64, 16))
+    return network.eval()
+
+
+def without_biases(network, images):
+    """Fold batch normalisation and take every bias away, so that nothing can absorb relevance."""
+    network = fold(network, trace(network, images))
+    for layer in network.modules():
+        if getattr(layer, "bias", None) is not None:
+            layer.bias.data.zero_()
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.zero_()
+    return network
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg16_bn", "resnet18", "mobilenet_v2", "densenet121", "googlenet"]
+)
+def test_relevance_is_conserved(name):
+    torch.manual_seed(0)
+    arguments = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    made = settled(SOURCES.load("torchvision").build(name, arguments, 10))
+    images = example()
+    network = without_biases(made, images)
+    targets = network(images).argmax(dim=1)
+    explainer = Explainer(network, trace(network, images), Rules(bounds=BOX))
+    found = explainer.explain(images, targets, to_input=True)
+    assert found.inputs.shape == images.shape
+    assert abs(found.absorbed) < 1e-3
+    assert set(found.layers) == set(trace(network, images).filters)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x0_5"])
+def test_gates_and_splits_are_walked_through(name):
+    """With biases some relevance is absorbed; what the layers are given is finite and not lost."""
+    torch.manual_seed(0)
+    network = settled(SOURCES.load("torchvision").build(name, {}, 10))
+    images = example()
+    seen = trace(network, images)
+    found = Explainer(network, seen, Rules()).explain(images, network(images).argmax(dim=1))
+    assert float(found.layers[seen.head].sum()) == pytest.approx(len(images), rel=1e-4)
+    assert all(bool(value.isfinite().all()) for value in found.layers.values())
+    gates = {layer for layer in seen.filters if ".fc1" in layer or ".fc2" in layer}
+    assert not gates & set(found.layers)  # all relevance goes to the gated signal
+    assert float(found.layers[seen.filters[0]].abs().sum()) > 0
+
+
+class ByHand(nn.Module):
+    """Two pixels, two filters, one addition, one answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1, bias=False)
+        self.head = nn.Linear(4, 2, bias=False)
+        self.conv.weight.data = torch.tensor([2.0, -1.0]).view(2, 1, 1, 1)
+        self.head.weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 1.0]])
+
+    def forward(self, images):
+        x = F.relu(self.conv(images), inplace=True)
+        x += 1.0 * images
+        return self.head(x.flatten(1))
+
+
+def test_a_heatmap_worked_out_by_hand():
+    network = ByHand()
+    images = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+    # Filter 0 answers (2, 6), filter 1 (-2, ...) is shut by the ReLU: (0, 0). The image is added
+    # to both: (3, 9, 1, 3). Answer 0 is 3 + 18 + 3 + 12 = 36.
+    explainer = Explainer(network, trace(network, images), Rules())
+    found = explainer.explain(images, torch.tensor([0]), to_input=True)
+    assert found.layers["conv"].flatten().tolist() == pytest.approx(
+        [3 / 36 * 2 / 3, 18 / 36 * 6 / 9, 0.0, 0.0], abs=1e-6
+    )
+    assert found.inputs.flatten().tolist() == pytest.approx([6 / 36, 30 / 36], abs=1e-6)
+    assert found.absorbed == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_box_rule_by_hand():
+    """Bounds 0 and 4: z = w x - w+ 0 - w- 4, for weights 2 and -1."""
+    network = ByHand()
+    images = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+    rules = Rules(bounds=((0.0,), (4.0,)))
+    given = Explainer(network, trace(network, images), rules).explain(
+        images, torch.tensor([0]), to_input=True
+    )
+    # Relevance at the convolution as before; each output has one input, so all goes through.
+    assert float(given.inputs.sum()) == pytest.approx(1.0, abs=1e-6)
+
+
+class Plain(nn.Module):
+    """What the library that we compare with can handle: a chain of modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.relu1 = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()
+        self.pool = nn.MaxPool2d(2)
+        self.conv2, self.relu2 = nn.Conv2d(8, 12, 3, stride=2), nn.ReLU()
+        self.average = nn.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, images):
+        x = self.relu2(self.conv2(self.pool(self.relu1(self.conv1(images)))))
+        return self.head(self.average(x).flatten(1))
+
+
+@pytest.mark.parametrize("convolution", ["epsilon", "gamma", "alpha1beta0"])
+def test_agreement_with_captum(convolution):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from captum.attr import LRP
+        from captum.attr._utils import lrp_rules
+    torch.manual_seed(0)
+    network = Plain().eval()
+    for layer in (network.conv1, network.conv2):
+        layer.bias.data.zero_()  # the library drops biases in some rules and keeps them in others
+    images = example(16).abs()
+    targets = network(images).argmax(dim=1)
+    theirs = copy.deepcopy(network)
+    for layer in (theirs.conv1, theirs.conv2):
+        layer.rule = {
+            "epsilon": lrp_rules.EpsilonRule(1e-6), "gamma": lrp_rules.GammaRule(0.25),
+            "alpha1beta0": lrp_rules.Alpha1_Beta0_Rule(),
+        }[convolution]  # fmt: skip
+    theirs.head.rule = lrp_rules.EpsilonRule(1e-6)
+    theirs.average.rule = lrp_rules.EpsilonRule(1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = LRP(theirs).attribute(images.clone(), target=targets).detach()
+    logit = network(images).gather(1, targets[:, None])[..., None, None]
+    rules = Rules(convolution=convolution, gamma=0.25)
+    found = Explainer(network, trace(network, images), rules).explain(
+        images, targets, to_input=True
+    )
+    assert torch.allclose(found.inputs * logit, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_the_network_is_left_as_it_was():
+    network = shaken(nets.Residual()).eval()
+    before = copy.deepcopy(network.state_dict())
+    images = example(16)
+    explainer = Explainer(network, trace(network, images), Rules())
+    explainer.explain(images, torch.zeros(2, dtype=torch.int64))
+    after = network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_what_cannot_be_traced_is_said_and_scored_by_gradients(digits):
+    from capdeploy import score
+    from capdeploy.prune import groups
+    from capdeploy.train import head
+    from tests.conftest import wrap
+
+    with pytest.raises(ArchitectureError, match=r"torch\.fx cannot trace the network"):
+        network = nets.Deciding()
+        Explainer(network, trace(network, example(16)), Rules())
+
+    class Heard:
+        notes = ()
+
+        def step(self, name): ...
+        def advance(self, done, total, detail): ...
+        def note(self, message):
+            self.notes += (message,)
+
+    model = wrap(nets.Deciding(), "tests.nets:Deciding")
+    narrow = head.cut(model, digits.classes)
+    heard = Heard()
+    images = digits.train.take(8, seed=0)
+    judged = score.Judged(narrow, groups.find(narrow), images, None, 8, 0)
+    scores = score.run("lrp", judged, {}, heard)
+    assert "gradient times response" in heard.notes[0]
+    assert scores.of("conv")
+
+
+def test_folding_does_not_change_the_answers(residual):
+    images = example(16)
+    whole = fold(residual.module, residual.trace)
+    assert torch.allclose(whole(images), residual.module(images), atol=1e-4)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in whole.modules())

@@ -1,0 +1,246 @@
+"""Budgets are kept, from below, monotonically; where to cut follows the harm."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from capdeploy import score
+from capdeploy.errors import ConfigError, PlanError
+from capdeploy.progress import Quiet
+from capdeploy.prune import allocate, apply, groups, sensitivity
+from capdeploy.prune import plan as planning
+from capdeploy.train import head
+from capdeploy.values.plan import Budget, Limit
+from capdeploy.values.scores import FilterScores, LayerScores
+from capdeploy.zoo import SOURCES
+from tests import nets
+from tests.conftest import SUBSET, shaken, wrap
+from tests.prune.test_groups_and_cut import scores_for
+
+
+def limit(text, quantity="macs", **rest):
+    return Budget(limit=Limit.parse(quantity, text), **rest)
+
+
+def ground_of(model, scores=None, curves=None):
+    narrow = head.cut(model, SUBSET)
+    return planning.Ground(
+        scores or scores_for(narrow), groups.find(narrow), narrow.geometry,
+        head.cut_of(model, SUBSET), model.geometry.cost(), curves or {},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    made = SOURCES.load("torchvision").build("resnet18", {}, 10)
+    model = wrap(shaken(made), "resnet18", 32)
+    return model, ground_of(model)
+
+
+def had(plan, quantity):
+    if quantity == "size":
+        layers = 41  # 20 convolutions, 20 normalisations, 1 head
+        return tuple(allocate.size_of(cost, layers) for cost in (plan.before, plan.after))
+    return tuple(getattr(cost, quantity) for cost in (plan.before, plan.after))
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+@pytest.mark.parametrize("quantity", ["macs", "parameters", "size"])
+@pytest.mark.parametrize("share", ["80%", "50%", "12.5%"])
+def test_a_limit_is_met_within_two_percent_from_below(resnet, quantity, share, allocation):
+    _model, ground = resnet
+    plan = planning.draw(ground, limit(share, quantity, allocation=allocation))
+    before, after = had(plan, quantity)
+    wanted = float(share[:-1]) / 100 * before
+    assert 0.98 * wanted <= after <= wanted
+    assert all(len(cut.kept) % 8 == 0 for cut in plan.groups)
+
+
+def test_the_network_costs_what_the_plan_promises(resnet):
+    model, ground = resnet
+    plan = planning.draw(ground, limit("40%", allocation="global"))
+    assert apply.cut(model, plan).geometry.cost() == plan.after
+
+
+def test_an_absolute_limit_is_read_with_its_unit(resnet):
+    _, ground = resnet
+    plan = planning.draw(ground, limit("10M"))
+    assert 9.8e6 <= plan.after.macs <= 10e6
+
+
+@given(
+    low=st.floats(0.05, 0.95), high=st.floats(0.05, 0.95),
+    allocation=st.sampled_from(["uniform", "global", "sensitivity"]), seed=st.integers(0, 20),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_a_tighter_limit_never_gives_a_channel_back(low, high, allocation, seed):
+    low, high = sorted((low, high))
+    torch.manual_seed(0)
+    model = wrap(nets.Residual())
+    ground = ground_of(model, scores_for(head.cut(model, SUBSET), seed))
+    plans = [
+        planning.draw(
+            ground,
+            Budget(
+                limit=Limit(quantity="parameters", most=share, share=True),
+                allocation=allocation, align=1, tolerance=0.9,
+            ),
+        )
+        for share in (low, high)
+        if share > 0.1
+    ]  # fmt: skip
+    if len(plans) == 2:
+        for less, more in zip(plans[0].groups, plans[1].groups, strict=True):
+            assert set(less.kept) <= set(more.kept)
+
+
+@pytest.mark.parametrize("allocation", ["global", "sensitivity"])
+def test_a_ratio_is_the_share_of_all_channels_when_groups_share_it(resnet, allocation):
+    _, ground = resnet
+    plan = planning.draw(ground, Budget(ratio=0.5, allocation=allocation))
+    assert plan.realised_ratio == pytest.approx(0.5, abs=0.01)
+
+
+def test_every_group_keeps_its_floor(resnet):
+    _, ground = resnet
+    plan = planning.draw(ground, limit("50%", allocation="global", floor=0.5))
+    assert all(2 * len(cut.kept) >= cut.width for cut in plan.groups)
+
+
+def test_a_limit_below_all_floors_is_refused_with_what_blocks_it(resnet):
+    _, ground = resnet
+    with pytest.raises(PlanError) as caught:
+        planning.draw(ground, limit("1%", protect=("layer4*",), floor=0.5))
+    message = str(caught.value)
+    assert "cannot be met" in message
+    assert "floor 0.5" in message
+    assert "layer4.0.conv1 (--protect layer4*)" in message
+    assert "\n" not in message
+
+
+def test_a_limit_between_two_steps_is_refused_and_says_how_to_get_it(chain):
+    with pytest.raises(PlanError, match="lower --align, raise --tolerance"):
+        planning.draw(ground_of(chain), limit("93%", align=8))
+    plan = planning.draw(ground_of(chain), limit("93%", align=8, tolerance=0.5))
+    assert plan.after.macs <= 0.93 * plan.before.macs
+
+
+def alike(model, values):
+    """The same scores for every layer, scaled per layer as relevance is: to a sum of one."""
+    narrow = head.cut(model, SUBSET)
+    layers = []
+    for entry in scores_for(narrow).layers:
+        scores = values(len(entry.values))
+        layers.append(LayerScores(layer=entry.layer, values=tuple(scores)))
+    return FilterScores(strategy="x", layers=tuple(layers), images=0, seed=0)
+
+
+def test_wide_layers_do_not_go_first_because_their_scores_sum_to_one(resnet):
+    """Relevance is conserved, so a filter's share is 1/C: raw scores would empty wide layers."""
+    model, _ = resnet
+    scores = alike(model, lambda width: [2 * (n + 1) / (width * (width + 1)) for n in range(width)])
+    budget = Budget(ratio=0.5, allocation="global", align=1)
+    plan = planning.draw(ground_of(model, scores), budget)
+    shares = [len(cut.kept) / cut.width for cut in plan.groups]
+    assert max(shares) - min(shares) < 0.05
+    raw = sorted(
+        (value, cut.width) for cut in plan.groups for value in (scores.of(cut.group) or ())
+    )
+    gone_raw = [width for _, width in raw[: len(raw) // 2]]
+    assert gone_raw.count(512) > 3 * gone_raw.count(64)  # the trap is real
+
+
+def test_global_cuts_where_the_harm_is_least(residual):
+    narrow = head.cut(residual, SUBSET)
+    base = scores_for(narrow)
+    # In one group half of the filters are worthless; elsewhere all are worth the same.
+    layers = [
+        entry.model_copy(update={"values": tuple(
+            (0.0 if entry.layer == "conv1" and n < 8 else 1.0) for n in range(len(entry.values))
+        )})
+        for entry in base.layers
+    ]  # fmt: skip
+    ground = ground_of(residual, base.model_copy(update={"layers": tuple(layers)}))
+    plan = planning.draw(ground, Budget(ratio=0.1, allocation="global", align=1))
+    widths = {cut.group: cut.width - len(cut.kept) for cut in plan.groups}
+    assert widths["conv1"] == sum(widths.values()) == 8
+    assert next(cut for cut in plan.groups if cut.group == "conv1").kept == tuple(range(8, 16))
+
+
+def test_cumulative_scores_are_taken_as_they_are(residual):
+    narrow = head.cut(residual, SUBSET)
+    layers = [
+        entry.model_copy(update={"values": tuple(
+            (n + 1) * (1e-6 if entry.layer == "conv1" else 1.0) for n in range(len(entry.values))
+        )})
+        for entry in scores_for(narrow).layers
+    ]  # fmt: skip
+    scores = FilterScores(
+        strategy="x", layers=tuple(layers), images=1, seed=0, across="max", cumulative=True
+    )
+    plan = planning.draw(
+        ground_of(residual, scores), Budget(ratio=0.15, allocation="global", align=1)
+    )
+    widths = {cut.group: cut.width - len(cut.kept) for cut in plan.groups}
+    assert widths["conv1"] == max(widths.values()) >= 12
+
+
+def test_sensitivity_measures_and_remembers(residual, digits, tmp_path):
+    narrow = head.cut(residual, SUBSET)
+    found, images = groups.find(narrow), digits.train.take(24, seed=0)
+    scores = score.run("ln_norm", score.Judged(narrow, found, images, None, 8, 0))
+    arguments = {"batch_size": 8, "cache": tmp_path, "say": Quiet()}
+    curves = sensitivity.curves(narrow, found, scores, images, **arguments)
+    assert set(curves) == {group.name for group in found}
+    for group in found:
+        curve = curves[group.name]
+        assert len(curve) == group.width + 1
+        assert curve[0] == 0
+        assert list(curve) == sorted(curve)
+    assert len(list(tmp_path.iterdir())) == 1
+
+    again = sensitivity.curves(narrow, found, scores, images, **arguments)
+    assert again == curves
+    # One group, half of it silent: the divergence is the one that the definition gives.
+    group = next(group for group in found if group.name == "conv1")
+    lowest = sorted(range(16), key=planning.group_scores(group, scores).__getitem__)[:8]
+    batch, _ = next(images.batches(24))
+    whole = narrow.module(batch).log_softmax(1)
+    with sensitivity.silenced(narrow.module, group, lowest):
+        less = narrow.module(batch).log_softmax(1)
+    expected = float((whole.exp() * (whole - less)).sum() / 24)
+    assert curves["conv1"][8] == pytest.approx(expected, rel=1e-3)
+    assert torch.equal(narrow.module(batch).log_softmax(1), whole)
+
+
+def test_a_network_without_prunable_groups_is_refused():
+    class OnlyAHead(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(3, 10)
+
+        def forward(self, images):
+            return self.head(images.mean(dim=(2, 3)))
+
+    model = wrap(OnlyAHead())
+    narrow = head.cut(model, SUBSET)
+    with pytest.raises(PlanError, match="nothing to score"):
+        score.run("ln_norm", score.Judged(narrow, groups.find(narrow), None, None, 8, 0))
+
+
+@pytest.mark.parametrize("text", ["half", "-3", "150%", "3TB", "", "0"])
+def test_a_limit_that_makes_no_sense_is_refused(text):
+    with pytest.raises((ValueError, ConfigError, ValidationError)):
+        Limit.parse("macs", text)
+
+
+def test_names_of_budgets():
+    assert Budget(ratio=0.75).name == "ratio-0.75"
+    assert limit("50%").name == "macs-50pct"
+    assert limit("2.5MiB", "size").name == "size-2.621M"
+    assert limit("150k", "parameters").name == "parameters-150k"
+    with pytest.raises(ValidationError, match="either a ratio or a limit"):
+        Budget()
