@@ -32,9 +32,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 def can_narrow(layer: nn.Module) -> bool:
     """Tell whether `narrow` can handle a layer."""
-    if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1 or is_depthwise(layer)
-    return isinstance(layer, (nn.Linear, *NORMS))
+    return isinstance(layer, (nn.Conv2d, nn.Linear, *NORMS))
 
 
 def narrow(network: nn.Module, cuts: Iterable[LayerCut]) -> None:
@@ -93,6 +91,9 @@ def _narrow_layer(layer: nn.Module, cut: LayerCut) -> None:
         if is_depthwise(layer):
             kept_out, kept_in = kept_out or kept_in, None
             layer.groups = layer.in_channels = len(kept_out or ()) or layer.groups
+        elif layer.groups > 1:
+            layer.groups = _groups_left(layer, kept_out, kept_in)
+            kept_in = None
         _select_rows(layer, ("weight", "bias"), kept_out)
         _select_columns(layer, kept_in)
         layer.out_channels = layer.weight.shape[0]
@@ -104,6 +105,33 @@ def _narrow_layer(layer: nn.Module, cut: LayerCut) -> None:
     elif isinstance(layer, NORMS):
         _select_rows(layer, ("weight", "bias", "running_mean", "running_var"), kept_out)
         layer.num_features = len(kept_out) if kept_out is not None else layer.num_features
+
+
+def _groups_left(
+    layer: nn.Conv2d, kept_out: tuple[int, ...] | None, kept_in: tuple[int, ...] | None
+) -> int:
+    """Count the groups that a grouped convolution keeps; it can only lose whole ones."""
+    sides = ((kept_out, layer.out_channels), (kept_in, layer.in_channels))
+    found: list[list[int] | None] = []
+    for kept, width in sides:
+        each = width // layer.groups
+        places = range(width) if kept is None else kept
+        whole = [places[start : start + each] for start in range(0, len(places), each)]
+        groups = [part[0] // each for part in whole]
+        if any(
+            list(part) != list(range(group * each, group * each + each))
+            for part, group in zip(whole, groups, strict=True)
+        ):
+            found.append(None)
+        else:
+            found.append(groups)
+    out, into = found
+    if out is None or out != into:
+        raise ArchitectureError(
+            f"a grouped convolution ({layer.groups} groups) can only lose whole groups, the same "
+            "on both sides; the plan belongs to another network"
+        )
+    return len(out)
 
 
 def _select_rows(layer: nn.Module, names: tuple[str, ...], kept: tuple[int, ...] | None) -> None:

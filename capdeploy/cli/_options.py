@@ -59,7 +59,7 @@ def _names(package: str, noun: str) -> str:
 
 
 OPTIONS: tuple[tuple[str, Any, str], ...] = (
-    ("--arch", str, "torchvision name, or package.module:callable."),
+    ("--arch", str, "torchvision name, cifar_resnet:resnet56, or package.module:callable."),
     ("--data", str, "folder:PATH (train/ and val/ or test/), or digits."),
     ("--input-size", Numbers(2, 2, whole=True), "Pixels: one side, or height,width."),
     ("--mean", Numbers(3, 3), "Subtracted on the 0..1 scale: one number, or three."),

@@ -53,14 +53,14 @@ def command(
         raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
     from capdeploy import pipeline
     from capdeploy.bench.budgets import require
-    from capdeploy.report import tables
+    from capdeploy.report import plans
     from capdeploy.values.report import BenchmarkReport
 
     if dry_run or output is None:
         asked = {budget.name for budget in recipe.budgets()}
-        plans = [plan for plan in pipeline.plan(recipe, say).plans if plan.budget.name in asked]
-        document = "[" + ",".join(plan.to_json() for plan in plans) + "]"
-        tell(style, document, [tables.plan(plan) for plan in plans])
+        drawn = [plan for plan in pipeline.plan(recipe, say).plans if plan.budget.name in asked]
+        document = "[" + ",".join(plan.to_json() for plan in drawn) + "]"
+        tell(style, document, [plans.plan(plan) for plan in drawn])
         return
     report = pipeline.compress(recipe, output, say, force=force)
     _tell(report, style, brief=demo)

@@ -15,13 +15,13 @@ from capdeploy.cli._output import format_option, tell
 def command(path: Path, style: str) -> None:
     """Show the bundle at PATH (or all bundles of a run's folder), or a plan.json."""
     from capdeploy import bundle
-    from capdeploy.report import manifest, tables
+    from capdeploy.report import manifest, plans, tables
     from capdeploy.values.plan import PruningPlan
     from capdeploy.values.report import Metrics
 
     if path.is_file() and path.suffix == ".json":
         drawn = PruningPlan.from_json(path.read_bytes(), source=str(path))
-        tell(style, drawn.to_json(), [tables.plan(drawn)])
+        tell(style, drawn.to_json(), [plans.plan(drawn), plans.members(drawn)])
         return
     documents = []
     for entry in bundle.find(path):
@@ -31,7 +31,7 @@ def command(path: Path, style: str) -> None:
         shown = [manifest.table(entry.manifest), tables.stages(metrics), tables.per_class(metrics)]
         documents.append(entry.manifest.to_json())
         if style != "json":
-            tell(style, documents[-1], [*shown, tables.plan(drawn)])
+            tell(style, documents[-1], [*shown, plans.plan(drawn)])
     if style == "json":
         whole = documents[0] if len(documents) == 1 else f"[{','.join(documents)}]"
         tell(style, whole, [])

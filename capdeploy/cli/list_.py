@@ -32,8 +32,14 @@ def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
 
     if shelf == "strategies":
         judged = [(name, STRATEGIES.load(name)) for name in STRATEGIES.names()]
-        return ("name", "class-aware", "what it keeps", "source"), tuple(
-            (name, "yes" if entry.class_aware else "no", entry.summary, entry.paper)
+        return ("name", "class-aware", "what it keeps", "options", "source"), tuple(
+            (
+                name,
+                "yes" if entry.class_aware else "no",
+                entry.summary,
+                ", ".join(f"{key}={option.default}" for key, option in entry.options.items()),
+                entry.paper,
+            )
             for name, entry in judged
         )
     if shelf == "runtimes":

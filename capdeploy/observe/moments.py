@@ -21,8 +21,6 @@ from capdeploy.observe import rows
 from capdeploy.observe.signals import Batches
 from capdeploy.observe.taps import evaluating, requiring_grad, tapped
 
-TEMPERATURE = 4.0
-
 
 @dataclass
 class Moments:
@@ -71,7 +69,13 @@ class Moments:
 
 
 def collect(
-    network: nn.Module, layers: Mapping[str, int], kept: Batches, others: Batches, *, seed: int
+    network: nn.Module,
+    layers: Mapping[str, int],
+    kept: Batches,
+    others: Batches,
+    *,
+    seed: int,
+    temperature: float,
 ) -> Mapping[str, Moments]:
     """Watch some layers over images.
 
@@ -88,6 +92,8 @@ def collect(
         Further images, which count for inputs only.
     seed : int
         Of the random directions.
+    temperature : float
+        Of the softened answers.
 
     Returns
     -------
@@ -114,7 +120,7 @@ def collect(
     with evaluating(network), requiring_grad(network, False), tapped(network, found, hook):
         for images, _ in kept:
             answers = network(images.requires_grad_(True))
-            (answers * _direction(answers.detach(), generator)).sum().backward()
+            (answers * _direction(answers.detach() / temperature, generator)).sum().backward()
         with torch.no_grad():
             for images, _ in others:
                 network(images)
@@ -122,8 +128,8 @@ def collect(
 
 
 def _direction(answers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw (N, K) directions with covariance diag(p) - pp' for each image's softened answers p."""
-    softened = torch.softmax(answers / TEMPERATURE, dim=1)
+    """Draw (N, K) directions with covariance diag(p) - pp' for each image's answers p."""
+    softened = torch.softmax(answers, dim=1)
     noise = torch.randn(answers.shape, generator=generator) * softened.sqrt()
     return noise - softened * noise.sum(dim=1, keepdim=True)
 

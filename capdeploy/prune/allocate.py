@@ -36,12 +36,15 @@ class Room:
         The group.
     least : int
         Channels it keeps in any case.
+    align : int
+        Kept widths are multiples of this.
     harm : tuple[float, ...]
         ``harm[n]`` is the harm done when n channels are gone, n = 0..width; it never falls.
     """
 
     group: Group
     least: int
+    align: int
     harm: tuple[float, ...]
 
 
@@ -128,8 +131,9 @@ class Ledger:
                 side = 0 if member.side == "out" else 1
                 touched.setdefault(member.layer, [0.0, 0.0])[side] += each
         self.keep = {room.group.name: room.group.width for room in rooms}
+        self._unit = {room.group.name: room.group.unit for room in rooms}
         if quantity == "channels":
-            self.left = float(sum(self.keep.values()))
+            self.left = float(sum(self._unit[name] * keep for name, keep in self.keep.items()))
         elif quantity == "size":
             self.left = size_of(geometry.cost(), len(geometry.layers))
         else:
@@ -143,7 +147,7 @@ class Ledger:
         """Say how much narrowing a group to `keep` channels would save now."""
         fewer = self.keep[group] - keep
         if self._quantity == "channels":
-            return float(fewer)
+            return float(fewer * self._unit[group])
         saved = 0.0
         for name, (out, into) in self._touch[group].items():
             now_out, now_in = self._widths[name]
@@ -170,7 +174,7 @@ class Ledger:
 
 
 def steps(
-    geometry: NetworkGeometry, rooms: Sequence[Room], quantity: str, align: int, *, even: bool
+    geometry: NetworkGeometry, rooms: Sequence[Room], quantity: str, *, even: bool
 ) -> Iterator[Step]:
     """Order the steps of all groups.
 
@@ -182,8 +186,6 @@ def steps(
         Groups that may shrink.
     quantity : str
         What the budget counts: ``macs``, ``parameters``, ``size`` or ``channels``.
-    align : int
-        Kept widths are multiples of this.
     even : bool
         Give up the same share of every group, instead of what harms least for what it saves.
 
@@ -207,7 +209,7 @@ def steps(
     while True:
         for name in changed:
             price.pop(name, None)
-            found = _price(ledger, by_name[name], align, even=even)
+            found = _price(ledger, by_name[name], even=even)
             if found is not None:
                 price[name] = found
         if not price:
@@ -220,10 +222,10 @@ def steps(
         changed = sharing[name]
 
 
-def _price(ledger: Ledger, room: Room, align: int, *, even: bool) -> tuple[float, int] | None:
+def _price(ledger: Ledger, room: Room, *, even: bool) -> tuple[float, int] | None:
     """Price a group's next step: harm per unit saved, or the share that would be gone."""
     name, width, now = room.group.name, room.group.width, ledger.keep[room.group.name]
-    keep = (now - 1) // align * align
+    keep = (now - 1) // room.align * room.align
     if keep < max(room.least, 1):
         return None
     if even:

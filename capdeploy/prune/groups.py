@@ -7,14 +7,19 @@ channels have to go together; it removes none (see docs/decisions/0004).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
+import torch
 import torch_pruning as tp
 from torch import nn
+from torch_pruning.dependency import index_mapping
 
 from capdeploy.errors import PlanError
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating, requiring_grad
+from capdeploy.prune import sound
 from capdeploy.rebuild import can_narrow, is_depthwise
 from capdeploy.values.group import Group, Member
 
@@ -44,8 +49,7 @@ def find(model: Model) -> tuple[Group, ...]:
         # Frozen layers drop out of an autograd graph silently, so nothing is frozen meanwhile.
         with evaluating(module), requiring_grad(module, True), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(module, example_inputs=(model.example(),))
-            raw = list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
+            raw = _trace(module, model.example())
     except (RuntimeError, ZeroDivisionError, ValueError, IndexError, KeyError) as error:
         raise PlanError(
             f"torch-pruning cannot find the groups of {model.checkpoint.architecture}: "
@@ -53,7 +57,101 @@ def find(model: Model) -> tuple[Group, ...]:
         ) from error
     groups = [_plain(group, names, order) for group in raw]
     wanted = [group for group in groups if not _is_answer(group, model.head)]
-    return tuple(sorted(wanted, key=lambda group: order[group.name]))
+    blocks = _whole_blocks(wanted, module)
+    found = tuple(sorted(blocks, key=lambda group: order[group.name]))
+    return sound.checked(model, found)
+
+
+def _trace(module: nn.Module, example: torch.Tensor) -> list[Any]:
+    """Let DepGraph find the groups."""
+    try:
+        graph = tp.DependencyGraph().build_dependency(module, example_inputs=(example,))
+        return list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
+    except ZeroDivisionError:
+        # torch-pruning 1.6 cannot follow a channel shuffle's reshape (ShuffleNetV2). Without its
+        # index maps some groups come out wrong, which `sound` finds and protects, and for some
+        # layers there is none.
+        with mock.patch.object(index_mapping, "update_reshape_index_mapping", _leave):
+            graph = tp.DependencyGraph().build_dependency(module, example_inputs=(example,))
+            return list(_one_by_one(graph, module))
+
+
+def _one_by_one(graph: Any, module: nn.Module) -> Iterator[Any]:
+    """Ask for the group of every layer that is in none yet; some cannot be told."""
+    seen: set[nn.Module] = set()
+    for layer in module.modules():
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or layer in seen or is_depthwise(layer):
+            continue
+        pruner = graph.get_pruner_of_module(layer)
+        channels = list(range(pruner.get_out_channels(layer)))
+        try:
+            group = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
+        except IndexError:
+            continue
+        seen |= {
+            item.dep.target.module
+            for item in group
+            if graph.is_out_channel_pruning_fn(item.dep.handler)
+        }
+        yield group
+
+
+def _leave(graph: Any, node: Any) -> None:
+    """Leave a reshape without an index map."""
+
+
+def _whole_blocks(groups: list[Group], module: nn.Module) -> list[Group]:
+    """Let grouped convolutions lose whole groups: tie what one reads to what it makes."""
+    for name, layer in module.named_modules():
+        if not isinstance(layer, nn.Conv2d) or layer.groups == 1 or is_depthwise(layer):
+            continue
+        read = _owner(groups, name, "in")
+        made = _owner(groups, name, "out")
+        if read is None or made is None or read is made or max(read.unit, made.unit) > 1:
+            reason = f"the grouped convolution {name} ties it to itself or to several others"
+            groups = [
+                group if group not in (read, made)
+                else group.model_copy(update={"obstacle": reason})
+                for group in groups
+            ]  # fmt: skip
+            continue
+        blocks = layer.groups
+        groups = [group for group in groups if group not in (read, made)]
+        groups.append(
+            read.model_copy(
+                update={
+                    "width": blocks,
+                    "unit": made.width // blocks,
+                    "members": (*_by_block(read, name, "in", blocks),
+                                *_by_block(made, name, "out", blocks)),
+                    "makers": (*read.makers, *made.makers),
+                    "residual": read.residual or made.residual,
+                    "obstacle": read.obstacle or made.obstacle,
+                }
+            )
+        )  # fmt: skip
+    return groups
+
+
+def _owner(groups: list[Group], layer: str, side: str) -> Group | None:
+    owners = [
+        group for group in groups
+        if any(member.layer == layer and member.side == side for member in group.members)
+    ]  # fmt: skip
+    return owners[0] if len(owners) == 1 else None
+
+
+def _by_block(group: Group, layer: str, side: str, blocks: int) -> Iterator[Member]:
+    """Gather a group's channels by the convolution group that they belong to."""
+    own = next(m for m in group.members if m.layer == layer and m.side == side)
+    each = group.width // blocks
+    for member in group.members:
+        positions: list[set[int]] = [set() for _ in range(blocks)]
+        for channel, places in enumerate(member.positions):
+            positions[own.positions[channel][0] // each].update(places)
+        yield member.model_copy(
+            update={"positions": tuple(tuple(sorted(places)) for places in positions)}
+        )
 
 
 def _is_answer(group: Group, head: str) -> bool:
@@ -113,8 +211,6 @@ def _has_weights(layer: object) -> bool:
 
 
 def _describe(layer: nn.Module) -> str:
-    if isinstance(layer, nn.Conv2d):
-        return "the grouped convolution"
     return f"the {type(layer).__name__} layer"
 
 

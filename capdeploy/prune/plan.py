@@ -106,15 +106,19 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
     reasons = {group.name: _why_whole(group, ground.scores, budget, first) for group in groups}
     keep = _widths_kept(ground, budget, reasons)
     cuts = tuple(_cut(group, ground.scores, keep[group.name], reasons, budget) for group in groups)
-    prunable = sum(cut.width for cut in cuts)
-    removed = prunable - sum(len(cut.kept) for cut in cuts)
+    prunable = sum(cut.unit * cut.width for cut in cuts)
+    removed = prunable - sum(cut.unit * len(cut.kept) for cut in cuts)
     if budget.cuts and removed == 0 and budget.limit is None and not ground.whole:
         why = sorted({cut.whole_because or "" for cut in cuts} - {""}) or ["it has no groups"]
         raise PlanError(
             f"nothing can be cut at ratio {budget.ratio:g} with align {budget.align}: "
             f"{'; '.join(why[:3])}"
         )
-    layers = _layer_cuts(groups, cuts, geometry, ground.head)
+    layers = layer_cuts(groups, cuts, geometry, ground.head)
+    widths = _widths(layers, geometry, ground.head)
+    cuts = tuple(
+        _costed(group, cut, geometry, widths) for group, cut in zip(groups, cuts, strict=True)
+    )
     return PruningPlan(
         strategy=ground.scores.strategy,
         budget=budget,
@@ -123,8 +127,24 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         realised_ratio=removed / prunable if prunable else 0.0,
         full=ground.full,
         before=geometry.cost(),
-        after=geometry.cost(_widths(layers, geometry, ground.head)),
+        after=geometry.cost(widths),
     )
+
+
+def _costed(
+    group: Group,
+    cut: GroupCut,
+    geometry: NetworkGeometry,
+    widths: Mapping[str, tuple[int, int]],
+) -> GroupCut:
+    """Note what the layers that make a group cost before and after."""
+    makers = {member.layer for member in group.members if member.side == "out"}
+    before = after = 0
+    for layer in (layer for layer in geometry.layers if layer.layer in makers):
+        whole = (layer.out_channels, layer.in_channels)
+        before += layer.cost(*whole).macs
+        after += layer.cost(*widths.get(layer.layer, whole)).macs
+    return cut.model_copy(update={"macs": before, "macs_left": after})
 
 
 def _widths_kept(
@@ -137,7 +157,7 @@ def _widths_kept(
     free = [group for group in ground.groups if reasons[group.name] is None]
     if budget.limit is None and budget.allocation == "uniform" and budget.ratio is not None:
         wanted = {
-            group.name: width_kept(ground.width_of(group), budget.ratio, budget.align)
+            group.name: width_kept(ground.width_of(group), budget.ratio, align_of(group, budget))
             for group in free
         }
         return whole | {
@@ -145,18 +165,24 @@ def _widths_kept(
             for group in free
         }
     rooms = [
-        allocate.Room(group, _least(group, ground, budget), _harm(group, ground, budget))
+        allocate.Room(
+            group,
+            _least(group, ground, budget),
+            align_of(group, budget),
+            _harm(group, ground, budget),
+        )
         for group in free
     ]
     quantity = budget.limit.quantity if budget.limit is not None else "channels"
     start = allocate.Ledger(ground.geometry, rooms, quantity).left
     if budget.limit is None:
         # Channels of groups that cannot shrink are not asked for either.
-        most = sum(ground.width_of(group) for group in free) * (1 - (budget.ratio or 0.0))
+        channels = sum(group.unit * ground.width_of(group) for group in free)
+        most = channels * (1 - (budget.ratio or 0.0))
     else:
         most = budget.limit.most * (start if budget.limit.share else 1.0)
     even = budget.allocation == "uniform"
-    order = allocate.steps(ground.geometry, rooms, quantity, budget.align, even=even)
+    order = allocate.steps(ground.geometry, rooms, quantity, even=even)
     keep, left = allocate.widths(order, whole, start, most)
     if left > most or (budget.limit is not None and left < most * (1 - budget.tolerance)):
         raise PlanError(_missed(budget, ground, reasons, most, left))
@@ -190,7 +216,13 @@ def _missed(
 def _least(group: Group, ground: Ground, budget: Budget) -> int:
     """Say how many channels a group keeps in any case: a multiple of align."""
     wanted = max(1, math.ceil(ground.width_of(group) * budget.floor))
-    return min(group.width, -(-wanted // budget.align) * budget.align)
+    align = align_of(group, budget)
+    return min(group.width, -(-wanted // align) * align)
+
+
+def align_of(group: Group, budget: Budget) -> int:
+    """Say how many channels of a group make an aligned step: fewer where each stands for many."""
+    return max(1, math.ceil(budget.align / group.unit))
 
 
 def _harm(group: Group, ground: Ground, budget: Budget) -> tuple[float, ...]:
@@ -231,6 +263,7 @@ def _cut(
         group=group.name,
         members=tuple(map(str, group.members)),
         width=group.width,
+        unit=group.unit,
         kept=tuple(sorted(best)),
         whole_because=reason if budget.cuts else None,
         nominal_ratio=nominal,
@@ -309,12 +342,30 @@ def _votes(member: Member, values: tuple[float, ...], across: str) -> list[float
     ]
 
 
-def _layer_cuts(
+def layer_cuts(
     groups: Sequence[Group],
     cuts: Sequence[GroupCut],
     geometry: NetworkGeometry,
     head: LayerCut | None,
 ) -> tuple[LayerCut, ...]:
+    """Translate what groups keep into what their layers keep.
+
+    Parameters
+    ----------
+    groups : Sequence[Group]
+        The groups.
+    cuts : Sequence[GroupCut]
+        What each keeps, in the same order.
+    geometry : NetworkGeometry
+        Of the network.
+    head : LayerCut | None
+        The head's own cut.
+
+    Returns
+    -------
+    tuple[LayerCut, ...]
+        Layers that lose something.
+    """
     removed: dict[str, dict[str, set[int]]] = {}
     for group, cut in zip(groups, cuts, strict=True):
         gone = set(range(cut.width)) - set(cut.kept)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from capdeploy.model import Model
-from capdeploy.observe.taps import evaluating, tapped
+from capdeploy.observe.taps import evaluating
 from capdeploy.progress import Say
 from capdeploy.prune.plan import group_scores
-from capdeploy.rebuild import NORMS
+from capdeploy.prune.silence import silenced
 from capdeploy.samples import Images
 from capdeploy.values.group import Group
 from capdeploy.values.scores import FilterScores
@@ -97,7 +96,7 @@ def _curve(
     lowest = sorted(range(group.width), key=lambda channel: (value[channel], channel))
     counts, harms = [0], [0.0]
     for count in sorted({round(level * group.width) for level in LEVELS} - {0}):
-        with silenced(module, group, lowest[:count]):
+        with silenced(module, [(group, lowest[:count])]):
             divergence = [
                 F.kl_div(F.log_softmax(module(batch), dim=1), target, reduction="sum",
                          log_target=True)
@@ -110,24 +109,6 @@ def _curve(
     harms.append(2 * harms[-1] + 1e-9)
     curve = np.interp(range(group.width + 1), counts, harms)
     return tuple(float(harm) for harm in curve)
-
-
-def silenced(module: nn.Module, group: Group, channels: Sequence[int]) -> Any:
-    """Make some channels of a group answer zero, as a context manager."""
-    masks: Mapping[str, list[int]] = {
-        member.layer: [place for channel in channels for place in member.positions[channel]]
-        for member in group.members
-        if member.side == "out"
-        and isinstance(module.get_submodule(member.layer), (nn.Conv2d, nn.Linear, *NORMS))
-    }
-
-    def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        silent = output.clone()
-        axis = silent.ndim - 1 if isinstance(layer, nn.Linear) else 1
-        silent.index_fill_(axis, torch.tensor(masks[name], dtype=torch.long), 0.0)
-        return silent
-
-    return tapped(module, masks, hook)
 
 
 def _key(model: Model, scores: FilterScores, images: Images) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from capdeploy.bench.stats import percentile
 from capdeploy.bundle import BASELINE
 from capdeploy.values.accuracy import Accuracy
-from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import (
     BenchmarkReport,
     Measured,
@@ -208,35 +207,6 @@ def per_class(metrics: Metrics) -> Table:
         f"{metrics.name}: per class, worst first",
         ("class", first.stage, f"{metrics.accuracy[-1].stage} [95 %]", "n"),
         tuple(rows),
-    )
-
-
-def plan(drawn: PruningPlan) -> Table:
-    """Show the groups of a plan and what remains of each."""
-    rows = tuple(
-        (
-            cut.group,
-            str(len(cut.members)),
-            str(cut.width),
-            str(len(cut.kept)),
-            cut.whole_because or "",
-        )
-        for cut in drawn.groups
-    )
-    before, after = drawn.before, drawn.after
-    notes = (
-        f"asked for: {drawn.budget}; realised: {drawn.realised_ratio:.1%} of the groups' channels",
-        f"MACs: {count(before.macs)} -> {count(after.macs)} "
-        f"({before.macs / after.macs:.2f}x fewer), full head {count(drawn.full.macs)}",
-        f"parameters: {count(before.parameters)} -> {count(after.parameters)} "
-        f"({before.parameters / after.parameters:.2f}x fewer), full head "
-        f"{count(drawn.full.parameters)}",
-    )
-    return Table(
-        f"Plan: {drawn.strategy}, {drawn.budget}, align {drawn.budget.align}",
-        ("group", "members", "width", "kept", "left whole because"),
-        rows,
-        notes,
     )
 
 

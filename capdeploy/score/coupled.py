@@ -37,7 +37,7 @@ def score(
         raise TypeError("a strategy that watches groups needs per_channel")
     module = judged.model.module
     contrasts = strategy.watch is Watch.CONSUMERS
-    seen = _moments(judged) if contrasts else {}
+    seen = _moments(judged, float(options["temperature"])) if contrasts else {}
     found: dict[str, torch.Tensor] = {}
     for group in judged.groups:
         weights = torch.zeros(0) if contrasts else _coupled_weights(module, group)
@@ -69,7 +69,7 @@ def _spread(score: torch.Tensor, member: Member, before: torch.Tensor | None) ->
     return longer
 
 
-def _moments(judged: Judged) -> Mapping[str, moments.Moments]:
+def _moments(judged: Judged, temperature: float) -> Mapping[str, moments.Moments]:
     """Collect what every layer that reads a group is given, and what its outputs matter."""
     module = judged.model.module
     layers: dict[str, int] = {}
@@ -84,7 +84,9 @@ def _moments(judged: Judged) -> Mapping[str, moments.Moments]:
         if inputs // pool <= rows.LARGEST:
             layers[member.layer] = pool
     others = judged.batches(judged.others) if judged.others is not None else iter(())
-    return moments.collect(module, layers, judged.batches(), others, seed=judged.seed)
+    return moments.collect(
+        module, layers, judged.batches(), others, seed=judged.seed, temperature=temperature
+    )
 
 
 def _consumer(module: nn.Module, member: Member, seen: moments.Moments) -> Consumer:

@@ -188,7 +188,7 @@ def recover(
     if epochs:
         say.step(f"fine-tune {made.name}")
         course = _course(made.plan, teacher, images, recipe)
-        tuned, training = finetune.run(model, course, _training(recipe, epochs), say)
+        tuned, training = finetune.run(model, course, training(recipe, epochs), say)
         made = replace(made, tuned=tuned, training=training)
     return made
 
@@ -205,7 +205,7 @@ def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) 
     )
 
 
-def _training(recipe: Recipe, epochs: int) -> finetune.Settings:
+def training(recipe: Recipe, epochs: int) -> finetune.Settings:
     return finetune.Settings(
         epochs=epochs,
         learning_rate=recipe.lr,

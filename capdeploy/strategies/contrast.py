@@ -120,7 +120,8 @@ STRATEGY = Strategy(
             "outputs count by what they do to the answers, or alike",
             ("answers", "plain"),
         ),
-        "damping": Option(0.01, "ridge, in units of the inputs' mean variance", (), 1e-8, 10.0),
+        "temperature": Option(1.0, "of the answers whose change counts", (), 0.01, 1000.0),
+        "damping": Option(0.001, "ridge, in units of the inputs' mean variance", (), 1e-8, 10.0),
     },
     summary="what a group's readers cannot rebuild from the other channels, for the kept classes",
     paper="own; greedy block elimination after Hassibi & Stork, NIPS 1993, in the metric of "

@@ -54,7 +54,7 @@ def reconstruct(
     batch_size: int,
     say: Say,
 ) -> Model:
-    """Re-solve every convolution and linear layer that lost input channels.
+    """Re-solve every convolution and linear layer from the first that lost input channels on.
 
     Parameters
     ----------
@@ -79,12 +79,13 @@ def reconstruct(
     """
     module = cut.copy_module().eval()
     cuts = {entry.layer: entry for entry in plan.layers}
-    wishes = {}
+    wishes: dict[str, int] = {}
     for name in cut.trace.filters:
         layer = module.get_submodule(name)
         small = is_linear_map(layer) and inputs_of(layer) <= LARGEST
-        lost = name in cuts and cuts[name].kept_in is not None
-        if small and lost and cut.trace.calls[name] == 1:
+        # Behind the first layer that lost inputs, all inputs are a little off; every layer helps.
+        behind = bool(wishes) or (name in cuts and cuts[name].kept_in is not None)
+        if small and behind and cut.trace.calls[name] == 1:
             seen = min(POSITIONS, cut.trace.positions[name])
             wishes[name] = max(FEWEST, ROWS_PER_INPUT * inputs_of(layer) // seen)
     wanted = _targets(intact, wishes, cuts, images, batch_size)
@@ -120,7 +121,7 @@ def _targets(
 
     def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         rows = output_rows(layer, output)
-        kept = cuts[name].kept_out
+        kept = cuts[name].kept_out if name in cuts else None
         # The head's cut is in the intact network already: it is the head-cut one.
         if kept is not None and not (name == intact.head and intact.head_cut):
             rows = rows.index_select(1, torch.tensor(kept))

@@ -20,7 +20,7 @@ class Architecture(Noun):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``resnet18``, ``torchvision:resnet18`` or ``package.module:callable``.
+        """Read ``resnet18``, ``cifar_resnet:resnet56`` or ``package.module:callable``.
 
         Parameters
         ----------
@@ -42,12 +42,12 @@ class Architecture(Noun):
         head, colon, tail = text.partition(":")
         if not colon:
             return cls(source="torchvision", name=text)
-        if head == "torchvision":
+        if head in {"torchvision", "cifar_resnet"}:
             return cls(source=head, name=tail)
         return cls(source="factory", name=text)
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.source}:{self.name}" if self.source == "cifar_resnet" else self.name
 
 
 class Preprocessing(Noun):

@@ -55,8 +55,9 @@ class LayerGeometry(Noun):
         own = out_channels * self.per_channel
         if self.kind == "norm":
             return Cost(parameters=own, macs=0, filters=0)
-        groups = out_channels if self.kind == "depthwise" else self.groups
-        pairs = out_channels * (in_channels // groups) * self.kernel
+        # A grouped convolution loses whole groups, so what one filter reads stays the same.
+        read = in_channels if self.groups == 1 else self.in_channels // self.groups
+        pairs = out_channels * (1 if self.kind == "depthwise" else read) * self.kernel
         return Cost(parameters=pairs + own, macs=pairs * self.positions, filters=out_channels)
 
 

@@ -28,6 +28,9 @@ class Group(Noun):
 
     name: str = Field(description="its first filter-making layer, in order of execution")
     width: int = Field(gt=0)
+    unit: int = Field(
+        default=1, gt=0, description="filters behind one channel: those of one convolution group"
+    )
     members: tuple[Member, ...] = Field(description="every coupled side of a layer with weights")
     makers: tuple[str, ...] = Field(description="members that make filters; depthwise left out")
     residual: bool = Field(description="whether an addition couples two or more makers")

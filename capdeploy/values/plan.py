@@ -107,7 +107,7 @@ class Budget(Noun):
         Parameters
         ----------
         step : int
-            1..steps; the last one is the budget itself.
+            1..steps; the last one is the budget itself, in absolute terms.
         steps : int
             How many.
         has : float
@@ -118,15 +118,15 @@ class Budget(Noun):
         Budget
             Limits of earlier steps are met within any distance.
         """
-        if step == steps:
-            return self
         share = step / steps
         if self.limit is None:
-            ratio = 1 - (1 - (self.ratio or 0.0)) ** share
-            return self.model_copy(update={"ratio": ratio})
+            ratio = self.ratio or 0.0
+            between = ratio if step == steps else 1 - (1 - ratio) ** share
+            return self.model_copy(update={"ratio": between})
         most = self.limit.most * has if self.limit.share else self.limit.most
-        between = Limit(quantity=self.limit.quantity, most=has * (most / has) ** share, share=False)
-        return self.model_copy(update={"limit": between, "tolerance": 1.0})
+        part = Limit(quantity=self.limit.quantity, most=has * (most / has) ** share, share=False)
+        tolerance = self.tolerance if step == steps else 1.0
+        return self.model_copy(update={"limit": part, "tolerance": tolerance})
 
     @property
     def name(self) -> str:
@@ -176,7 +176,10 @@ class GroupCut(Noun):
     group: str = Field(description="the group's first filter-making layer")
     members: tuple[str, ...] = Field(min_length=1, description="layer:out and layer:in")
     width: int = Field(gt=0)
+    unit: int = Field(default=1, gt=0, description="filters that go with one of the width")
     kept: tuple[int, ...] = Field(min_length=1, description="ascending, of 0..width-1")
+    macs: int = Field(default=0, ge=0, description="of the layers that make it, before")
+    macs_left: int = Field(default=0, ge=0, description="of the same layers, after")
     whole_because: str | None = Field(default=None, description="why nothing could be removed")
     nominal_ratio: float | None = Field(
         default=None,
@@ -246,7 +249,8 @@ class PruningPlan(Noun):
         )
         before = {cut.group: cut for cut in self.groups}
         groups = tuple(_on_top(before[cut.group], cut) for cut in later.groups)
-        width, remain = (sum(cut.width for cut in groups), sum(len(cut.kept) for cut in groups))
+        width = sum(cut.unit * cut.width for cut in groups)
+        remain = sum(cut.unit * len(cut.kept) for cut in groups)
         return later.model_copy(
             update={
                 "groups": groups, "layers": layers, "full": self.full, "before": self.before,
@@ -258,7 +262,11 @@ class PruningPlan(Noun):
 def _on_top(before: GroupCut, later: GroupCut) -> GroupCut:
     kept = tuple(before.kept[index] for index in later.kept)
     whole = later.whole_because if len(kept) == before.width else None
-    return later.model_copy(update={"width": before.width, "kept": kept, "whole_because": whole})
+    return later.model_copy(
+        update={
+            "width": before.width, "kept": kept, "whole_because": whole, "macs": before.macs,
+        }
+    )  # fmt: skip
 
 
 def _side(cuts: dict[str, LayerCut], name: str, side: str) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError
 from capdeploy.progress import Quiet
-from capdeploy.prune import allocate, apply, groups, sensitivity
+from capdeploy.prune import allocate, apply, groups, sensitivity, silence
 from capdeploy.prune import plan as planning
 from capdeploy.train import head
 from capdeploy.values.plan import Budget, Limit
@@ -209,7 +209,7 @@ def test_sensitivity_measures_and_remembers(residual, digits, tmp_path):
     lowest = sorted(range(16), key=planning.group_scores(group, scores).__getitem__)[:8]
     batch, _ = next(images.batches(24))
     whole = narrow.module(batch).log_softmax(1)
-    with sensitivity.silenced(narrow.module, group, lowest):
+    with silence.silenced(narrow.module, [(group, lowest)]):
         less = narrow.module(batch).log_softmax(1)
     expected = float((whole.exp() * (whole - less)).sum() / 24)
     assert curves["conv1"][8] == pytest.approx(expected, rel=1e-3)

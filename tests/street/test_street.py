@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from capdeploy import bundle, pipeline
+from capdeploy import bundle, pipeline, rebuild
 from capdeploy.progress import Quiet
+from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import RunReport
 from tests import nets
 from tests.conftest import recipe
@@ -209,6 +210,15 @@ BAD_REQUESTS = [
     (("--ratio", "1.5"), 2, "ratio.*less than 1"),
     (("--ratio", "-0.1"), 2, "ratio.*greater than or equal to 0"),
     (("--ratio", "abc"), 2, "'abc' is not a number"),
+    (("--max-macs", "half"), 2, "'half' is not a limit; expected 50%"),
+    (("--max-macs", "1%"), 2, "cannot be met: .* remain with every group at its floor"),
+    (("--max-macs", "50%,50%"), 2, "a budget is given twice"),
+    (("--max-params", "150%"), 2, "more than there is"),
+    (("--allocation", "fair"), 2, "'fair' is not one of"),
+    (("--steps", "0"), 2, "steps.*greater than or equal to 1"),
+    (("--strategy-arg", "slope"), 2, "expected key=value"),
+    (("--strategy-arg", "slop=1"), 2, "no option 'slop'; did you mean slope"),
+    (("--strategy-arg", "slope=steep"), 2, "expected a number from 0 to 1"),
     (("--strategy", "ocpa"), 2, "unknown strategy 'ocpa'; did you mean ocap"),
     (("--data", "digitz"), 2, "unknown kind of data set 'digitz'; did you mean digits"),
     (("--data", "folder:/nowhere"), 2, "does not exist"),
@@ -296,6 +306,64 @@ def test_labels_say_which_output_a_folder_is(trained, image_folder, tmp_path):
         "--input-size", 16, "--dry-run",
     )  # fmt: skip
     refused(without, 2, "the data has 2 classes, the head 10 outputs; say which")
+
+
+def test_limits_and_ratios_from_one_scoring_pass(trained, tmp_path):
+    wanted = recipe(
+        trained, ratio=(0.25,), max_macs=("50%",), max_size=("60%",), allocation="global",
+        strategy="contrast", align=1, epochs=0,
+    )  # fmt: skip
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    names = [model.name for model in report.models]
+    assert names == ["baseline", "ratio-0.25", "macs-50pct", "size-60pct"]
+    half = report.models[2]
+    assert 0.98 * 0.5 <= half.after.macs / half.before.macs <= 0.5
+    assert half.requested == "macs <= 0.5 of the head-cut network, global"
+    rebuilt = capdeploy("verify", tmp_path / "out")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+
+
+@pytest.mark.parametrize("budget", [{"ratio": (0.6,)}, {"ratio": (), "max_macs": ("40%",)}])
+def test_steps_end_where_one_step_would(trained, tmp_path, budget):
+    wanted = recipe(trained, **budget, steps=3, epochs=3, align=1)
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    slim = report.models[1]
+    if "max_macs" in budget:
+        assert 0.98 * 0.4 <= slim.after.macs / slim.before.macs <= 0.4
+    else:
+        assert slim.realised_ratio == pytest.approx(0.6, abs=0.04)
+    # The plan is in original indices: a fresh network, the plan and the weights answer alike.
+    done = capdeploy("verify", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    opened = bundle.read(tmp_path / "out" / slim.name)
+    network = rebuild.from_plan(
+        opened.manifest.checkpoint.architecture, opened.manifest.checkpoint.outputs,
+        PruningPlan.from_json((opened.folder / bundle.PLAN).read_bytes()),
+        opened.folder / bundle.WEIGHTS,
+    )  # fmt: skip
+    check = bundle.CheckImages.load(opened.folder)
+    inputs = torch.from_numpy(opened.manifest.checkpoint.input.apply(check.images))
+    with torch.no_grad():
+        assert np.allclose(network(inputs).numpy(), check.logits, atol=1e-4)
+
+
+def test_plans_are_inspected_and_compared(run, tmp_path):
+    plan = run.bundle / bundle.PLAN
+    shown = capdeploy("inspect", plan)
+    assert shown.returncode == 0
+    assert "MACs before" in shown.stdout
+    assert "depthwise:out" in shown.stdout
+    both = capdeploy("compare", run.bundle, run.baseline, "-f", "json")
+    document = json.loads(both.stdout)
+    assert document["schema_version"] == 1
+    assert [entry["name"] for entry in document["plans"]] == ["ratio-0.5", "baseline"]
+    text = capdeploy("compare", plan, run.baseline)
+    assert "kept by all" in text.stdout
+    other = json.loads(plan.read_text())
+    other["groups"][0]["width"] += 1
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    refused(capdeploy("compare", plan, tmp_path / "other.json"), 2, "plans another network")
+    refused(capdeploy("compare", plan, tmp_path / "none.json"), 2, "cannot be read")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

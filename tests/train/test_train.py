@@ -102,7 +102,7 @@ def test_reconstruction_is_exact_when_nothing_is_lost(digits):
         }
     )  # fmt: skip
     cut = apply.cut(model, plan)
-    solved = reconstruct(narrow, cut, plan, digits.train, batch_size=64)
+    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
     images, _ = next(digits.train.batches(16))
     with torch.no_grad():
         wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
@@ -113,7 +113,9 @@ def test_reconstruction_brings_the_answers_closer(residual, digits):
     narrow, plan = draw(residual, 0.5, align=4)
     cut = apply.cut(residual, plan)
     before = copy.deepcopy(cut.module.state_dict())
-    solved = reconstruct(narrow, cut, plan, digits.train.take(200, seed=0), batch_size=32)
+    solved = reconstruct(
+        narrow, cut, plan, [digits.train.take(200, seed=0)], batch_size=32, say=Quiet()
+    )
     assert all(torch.equal(before[key], value) for key, value in cut.module.state_dict().items())
     images, _ = next(digits.validation.batches(16))
     with torch.no_grad():

@@ -1,0 +1,227 @@
+"""The table of strategies: accuracy after the cut, by strategy, budget and recovery.
+
+python -m benchmarks.strategies gtsrb --data DATA --strategies ocap,l2 --budgets 0.5,0.75 \
+    --recoveries none,reconstruct,train --epochs 1 --seeds 0,1,2
+
+Budgets are ratios, or limits such as 50% (of the MACs). Seeds draw the scoring images, the training
+order and random scores. ``tp-magnitude`` and ``tp-taylor`` are Torch-Pruning's own pruners
+(GroupMagnitude and GroupTaylor importance) with the same images, epochs and seed; their networks
+are built by them, not by a plan, and recovered by the same steps (batch-norm statistics, training
+with distilled answers; channels cannot be matched, so they are trained without that part, and they
+cannot be reconstructed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+import torch_pruning as tp
+from torch.nn import functional as F
+
+from benchmarks.contrast_forms import FORMS
+from capdeploy import pipeline, recipes, score
+from capdeploy.model import Model
+from capdeploy.progress import Quiet
+from capdeploy.prune import apply, groups
+from capdeploy.prune import plan as planning
+from capdeploy.stages import making, scoring
+from capdeploy.train import batchnorm, evaluate, finetune, head
+from capdeploy.train.course import Course
+from capdeploy.train.imitate import Teacher
+from capdeploy.values.recipe import Recipe
+
+NETWORKS = {
+    "gtsrb": {
+        "checkpoint": "checkpoints/resnet18-gtsrb.fp16.safetensors", "arch": "resnet18",
+        "data": "gtsrb", "input_size": [32, 32], "mean": [0.5] * 3, "std": [0.25] * 3,
+        "classes": ["1", "2", "4", "10", "12", "13", "17", "25", "35", "38"],
+    },
+    "cifar": {
+        "checkpoint": "checkpoints/resnet56-4bfd9763.th", "arch": "cifar_resnet:resnet56",
+        "data": "cifar10", "input_size": [32, 32], "classes": ["cat", "dog", "ship"],
+    },
+    "imagenette": {
+        "checkpoint": "checkpoints/mobilenet_v2-imagenet.pth", "arch": "mobilenet_v2",
+        "data": "imagenette",
+        "label_map": str(Path(__file__).parent / "imagenette-labels.toml"),
+    },
+}  # fmt: skip
+
+
+def recipe(network: str, data: Path, **changes) -> Recipe:
+    known = dict(NETWORKS[network])
+    known["checkpoint"] = str(data / known["checkpoint"])
+    known["data"] = f"folder:{data / known['data']}"
+    return recipes.resolve(None, {}, [], known | {"strategy": "ln_norm", "bench": False} | changes)
+
+
+def strategy_of(name: str) -> str:
+    return "ln_norm" if name.startswith("tp-") or name in {"l2", *FORMS} else name
+
+
+def budget_of(text: str) -> dict:
+    if text.endswith("%"):
+        return {"max_macs": [text], "ratio": []}
+    return {"ratio": [float(text)]}
+
+
+def recovered(plan, cut, planned, wanted: Recipe, recovery: str) -> Model:
+    """Recover as `compress` would: statistics alone, reconstruction, or training."""
+    settings = {
+        "none": {"epochs": 0, "reconstruct": False},
+        "reconstruct": {"epochs": 0, "reconstruct": True},
+        "train": {"reconstruct": False},
+        "both": {"reconstruct": True},
+    }[recovery]
+    asked = wanted.model_copy(update=settings)
+    made = making.Made("x", plan, cut)
+    return making.recover(made, planned.narrow, planned.samples, asked, asked.epochs, Quiet()).final
+
+
+def by_torch_pruning(planned, wanted: Recipe, importance: str) -> Model:
+    """Cut with Torch-Pruning's own pruner: local ratio or, for a limit, its bisection of it."""
+    target = wanted.budgets()[0]
+    images = planned.samples.train.take(wanted.score_images, seed=wanted.seed)
+
+    def prune(ratio: float) -> Model:
+        module = planned.narrow.copy_module().eval()
+        kinds = {"tp-magnitude": tp.importance.GroupMagnitudeImportance,
+                 "tp-taylor": tp.importance.GroupTaylorImportance}  # fmt: skip
+        pruner = tp.pruner.BasePruner(
+            module, planned.narrow.example(1), importance=kinds[importance](), pruning_ratio=ratio,
+            ignored_layers=[module.get_submodule(planned.narrow.head)], round_to=8,
+        )  # fmt: skip
+        if importance == "tp-taylor":
+            for batch, labels in images.batches(wanted.batch_size):
+                F.cross_entropy(module(batch), labels).backward()
+        pruner.step()
+        module.zero_grad()
+        return planned.narrow.with_module(module)
+
+    if target.limit is None:
+        return prune(target.ratio)
+    before = planned.narrow.geometry.cost().macs
+    low, high = 0.0, 0.95
+    best = None
+    for _ in range(8):
+        middle = (low + high) / 2
+        made = prune(middle)
+        if made.geometry.cost().macs <= target.limit.most * before:
+            best, high = made, middle
+        else:
+            low = middle
+    return best
+
+
+def tp_recovered(model: Model, planned, wanted: Recipe, recovery: str) -> Model | None:
+    if recovery in {"reconstruct", "both"}:
+        return None
+    shown = planned.samples.train.take(wanted.bn_images, seed=wanted.seed)
+    model = batchnorm.reestimate(model, shown, batch_size=wanted.batch_size)
+    if recovery == "none":
+        return model
+    images = planned.samples
+    others = images.dropped(round(wanted.dropped_images * len(images.train)), seed=wanted.seed)
+    course = Course(
+        images.train, images.validation, others, Teacher(planned.narrow, wanted.temperature)
+    )
+    return finetune.run(model, course, making.training(wanted, wanted.epochs), Quiet())[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--strategies", default="ocap,lrp,taylor,l2,random")
+    parser.add_argument("--budgets", default="0.5,0.75")
+    parser.add_argument("--recoveries", default="none,reconstruct,train")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--allocation", default="uniform")
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    options = parser.parse_args()
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    given = dict(setting.split("=", 1) for setting in options.settings)
+    numbers = {key: float(value) if "." in value else int(value) for key, value in given.items()}
+    base = recipe(options.network, options.data)
+    planned = pipeline.plan(base, Quiet())
+    test = planned.samples.open_test()
+    reference = evaluate.accuracy(planned.narrow, test, stage="", batch_size=64)
+    print(f"head cut: {reference.top1:.1%}, n = {reference.images}", file=sys.stderr)
+    recoveries = options.recoveries.split(",")
+    print("| strategy | budget | MACs | " + " | ".join(recoveries) + " |")
+    print("|:--|--:|--:|" + "--:|" * len(recoveries))
+    for name in options.strategies.split(","):
+        for budget in options.budgets.split(","):
+            found: dict[str, list[float]] = {recovery: [] for recovery in recoveries}
+            fewer = []
+            for seed in seeds:
+                began = time.monotonic()
+                wanted = recipe(
+                    options.network, options.data, strategy=strategy_of(name),
+                    seed=seed, epochs=options.epochs, allocation=options.allocation,
+                    **budget_of(budget), **numbers,
+                )  # fmt: skip
+                fewer.append(one(name, wanted, planned, test, recoveries, found))
+                print(f"{name} {budget} seed {seed}: {time.monotonic() - began:.0f} s "
+                      f"{ {key: values[-1:] for key, values in found.items()} }",
+                      file=sys.stderr, flush=True)  # fmt: skip
+            cells = [spread(found[recovery]) for recovery in recoveries]
+            print(f"| {name} | {budget} | {sum(fewer) / len(fewer):.2f}x fewer | "
+                  + " | ".join(cells) + " |", flush=True)  # fmt: skip
+
+
+def one(name, wanted, planned, test, recoveries, found) -> float:
+    before = planned.narrow.geometry.cost().macs
+    if name.startswith("tp-"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cut = by_torch_pruning(planned, wanted, name)
+        for recovery in recoveries:
+            model = tp_recovered(cut, planned, wanted, recovery)
+            if model is not None:
+                found[recovery].append(top1(model, test))
+        return before / cut.geometry.cost().macs
+    classes = planned.full.classes
+    head_cut, full = head.cut_of(planned.full, classes), planned.full.geometry.cost()
+    if name in FORMS:
+        found_groups = groups.find(planned.narrow)
+        shown = planned.samples.train.take(wanted.score_images, seed=wanted.seed)
+        judged = score.Judged(
+            planned.narrow, found_groups, shown, None, wanted.batch_size, wanted.seed
+        )
+        scores = score.judge(name, FORMS[name], judged)
+        ground = planning.Ground(scores, found_groups, planned.narrow.geometry, head_cut, full)
+    else:
+        ground = scoring.ground(
+            wanted, planned.narrow, planned.samples, Quiet(), head=head_cut, full=full
+        )
+    plan = planning.draw(ground, wanted.budgets()[0])
+    cut = apply.cut(planned.full, plan)
+    for recovery in recoveries:
+        model = recovered(plan, cut, planned, wanted, recovery)
+        found[recovery].append(top1(model, test))
+    return before / plan.after.macs
+
+
+def top1(model: Model, test) -> float:
+    return evaluate.accuracy(model, test, stage="", batch_size=64).top1
+
+
+def spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.1%}"
+    return f"{mean:.1%} ({min(values):.1%}..{max(values):.1%})"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()

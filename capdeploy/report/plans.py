@@ -1,0 +1,82 @@
+"""What plans say: groups, widths and shares of the cost; and several plans side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capdeploy.report.tables import Table, count
+from capdeploy.values.plan import GroupCut, PruningPlan
+
+
+def plan(drawn: PruningPlan) -> Table:
+    """Show the groups of a plan and what remains of each."""
+    before, after = drawn.before, drawn.after
+    nominal = any(cut.nominal_ratio is not None for cut in drawn.groups)
+    rows = tuple(_group(cut, drawn, nominal=nominal) for cut in drawn.groups)
+    notes = (
+        f"asked for: {drawn.budget}; realised: {drawn.realised_ratio:.1%} of the groups' channels",
+        f"MACs: {count(before.macs)} -> {count(after.macs)} "
+        f"({before.macs / after.macs:.2f}x fewer), full head {count(drawn.full.macs)}",
+        f"parameters: {count(before.parameters)} -> {count(after.parameters)} "
+        f"({before.parameters / after.parameters:.2f}x fewer), full head "
+        f"{count(drawn.full.parameters)}",
+    )
+    return Table(
+        f"Plan: {drawn.strategy}, {drawn.budget}, align {drawn.budget.align}",
+        (
+            "group", "members", "width", "kept", "MACs before", "after",
+            *(("nominal ratio",) if nominal else ()), "left whole because",
+        ),
+        rows,
+        notes,
+    )  # fmt: skip
+
+
+def _group(cut: GroupCut, drawn: PruningPlan, *, nominal: bool) -> tuple[str, ...]:
+    one_image = "" if cut.nominal_ratio is None else f"{cut.nominal_ratio:.1%}"
+    return (
+        cut.group,
+        str(len(cut.members)),
+        str(cut.unit * cut.width),
+        str(cut.unit * len(cut.kept)),
+        f"{cut.macs / max(1, drawn.before.macs):.1%}",
+        f"{cut.macs_left / max(1, drawn.after.macs):.1%}",
+        *((one_image,) if nominal else ()),
+        cut.whole_because or "",
+    )
+
+
+def members(drawn: PruningPlan) -> Table:
+    """List every layer of every group of a plan."""
+    rows = tuple((cut.group, ", ".join(cut.members)) for cut in drawn.groups)
+    return Table("Members of the groups", ("group", "layers"), rows)
+
+
+def compare(plans: Sequence[tuple[str, PruningPlan]]) -> Table:
+    """Put plans for the same network side by side: widths, and how many channels they share."""
+    names = dict.fromkeys(cut.group for _, drawn in plans for cut in drawn.groups)
+    rows = []
+    for name in names:
+        cuts = [
+            next((cut for cut in drawn.groups if cut.group == name), None) for _, drawn in plans
+        ]
+        there = [cut for cut in cuts if cut is not None]
+        shared = set.intersection(*(set(cut.kept) for cut in there))
+        least = min(len(cut.kept) for cut in there)
+        rows.append(
+            (
+                name,
+                str(there[0].width),
+                *("-" if cut is None else str(len(cut.kept)) for cut in cuts),
+                f"{len(shared)} of {least}",
+            )
+        )
+    notes = tuple(
+        f"{name}: {drawn.strategy}, {drawn.budget}; MACs {count(drawn.after.macs)} "
+        f"({drawn.before.macs / drawn.after.macs:.2f}x fewer), parameters "
+        f"{count(drawn.after.parameters)} ({drawn.before.parameters / drawn.after.parameters:.2f}x "
+        "fewer)"
+        for name, drawn in plans
+    )
+    columns = ("group", "width", *(name for name, _ in plans), "kept by all")
+    return Table("Plans side by side", columns, tuple(rows), notes)
