@@ -130,7 +130,7 @@ def tp_recovered(model: Model, planned, wanted: Recipe, recovery: str) -> Model 
     course = Course(
         images.train, images.validation, others, Teacher(planned.narrow, wanted.temperature)
     )
-    return finetune.run(model, course, making.training(wanted, wanted.epochs), Quiet())[0]
+    return finetune.run(model, course, making.settings_of(wanted, wanted.epochs), Quiet())[0]
 
 
 def main() -> None:

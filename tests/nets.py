@@ -68,7 +68,7 @@ class ConvHead(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A grouped convolution in the middle, which cannot be narrowed yet."""
+    """A grouped convolution in the middle, which can only lose whole groups."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()

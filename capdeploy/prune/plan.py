@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from capdeploy.errors import PlanError
-from capdeploy.prune import allocate
+from capdeploy.prune import allocate, translate
+from capdeploy.prune.votes import group_scores
 from capdeploy.values.cost import Cost, NetworkGeometry
-from capdeploy.values.group import Group, Member
+from capdeploy.values.group import Group
 from capdeploy.values.plan import Budget, GroupCut, LayerCut, PruningPlan
 from capdeploy.values.scores import FilterScores
 
@@ -114,10 +115,11 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
             f"nothing can be cut at ratio {budget.ratio:g} with align {budget.align}: "
             f"{'; '.join(why[:3])}"
         )
-    layers = layer_cuts(groups, cuts, geometry, ground.head)
-    widths = _widths(layers, geometry, ground.head)
+    layers = translate.layer_cuts(groups, cuts, geometry, ground.head)
+    widths = translate.widths(layers, geometry, ground.head)
     cuts = tuple(
-        _costed(group, cut, geometry, widths) for group, cut in zip(groups, cuts, strict=True)
+        translate.costed(group, cut, geometry, widths)
+        for group, cut in zip(groups, cuts, strict=True)
     )
     return PruningPlan(
         strategy=ground.scores.strategy,
@@ -129,22 +131,6 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         before=geometry.cost(),
         after=geometry.cost(widths),
     )
-
-
-def _costed(
-    group: Group,
-    cut: GroupCut,
-    geometry: NetworkGeometry,
-    widths: Mapping[str, tuple[int, int]],
-) -> GroupCut:
-    """Note what the layers that make a group cost before and after."""
-    makers = {member.layer for member in group.members if member.side == "out"}
-    before = after = 0
-    for layer in (layer for layer in geometry.layers if layer.layer in makers):
-        whole = (layer.out_channels, layer.in_channels)
-        before += layer.cost(*whole).macs
-        after += layer.cost(*widths.get(layer.layer, whole)).macs
-    return cut.model_copy(update={"macs": before, "macs_left": after})
 
 
 def _widths_kept(
@@ -296,108 +282,3 @@ def _why_whole(
     if not any(scores.of(layer) is not None for layer in layers):
         return f"{scores.strategy} does not score it"
     return None
-
-
-def group_scores(group: Group, scores: FilterScores) -> list[float]:
-    """Combine the scores of a group's coupled layers into one score per channel.
-
-    For ``mean``, each layer is brought to a mean magnitude of 1 first, so that no layer outvotes
-    the others by its scale. For ``max``, the scores must be comparable as they are, as ranks are.
-
-    Parameters
-    ----------
-    group : Group
-        The coupled layers.
-    scores : FilterScores
-        Every filter's score.
-
-    Returns
-    -------
-    list[float]
-        One score per channel of the group; higher = keep.
-
-    Raises
-    ------
-    PlanError
-        If no layer of the group is scored.
-    """
-    votes = []
-    for member in group.members:
-        values = scores.of(member.layer) if member.side == "out" else None
-        if values is not None:
-            votes.append(_votes(member, values, scores.across))
-    if not votes:
-        raise PlanError(f"no layer of group {group.name} is scored")
-    if scores.across == "max":
-        return [max(channel) for channel in zip(*votes, strict=True)]
-    return [sum(channel) / len(votes) for channel in zip(*votes, strict=True)]
-
-
-def _votes(member: Member, values: tuple[float, ...], across: str) -> list[float]:
-    size = sum(map(abs, values)) / len(values) or 1.0
-    scale = 1.0 if across == "max" else size
-    return [
-        sum(values[position] for position in positions) / (scale * max(1, len(positions)))
-        for positions in member.positions
-    ]
-
-
-def layer_cuts(
-    groups: Sequence[Group],
-    cuts: Sequence[GroupCut],
-    geometry: NetworkGeometry,
-    head: LayerCut | None,
-) -> tuple[LayerCut, ...]:
-    """Translate what groups keep into what their layers keep.
-
-    Parameters
-    ----------
-    groups : Sequence[Group]
-        The groups.
-    cuts : Sequence[GroupCut]
-        What each keeps, in the same order.
-    geometry : NetworkGeometry
-        Of the network.
-    head : LayerCut | None
-        The head's own cut.
-
-    Returns
-    -------
-    tuple[LayerCut, ...]
-        Layers that lose something.
-    """
-    removed: dict[str, dict[str, set[int]]] = {}
-    for group, cut in zip(groups, cuts, strict=True):
-        gone = set(range(cut.width)) - set(cut.kept)
-        for member in group.members if gone else ():
-            sides = removed.setdefault(member.layer, {"out": set(), "in": set()})
-            sides[member.side].update(
-                position for channel in gone for position in member.positions[channel]
-            )
-    result = []
-    for layer in geometry.layers:
-        sides = removed.get(layer.layer, {"out": set(), "in": set()})
-        kept_out = _kept(layer.out_channels, sides["out"])
-        kept_in = _kept(layer.in_channels, sides["in"])
-        if head is not None and layer.layer == head.layer:
-            kept_out = head.kept_out
-        if kept_out is not None or kept_in is not None:
-            result.append(LayerCut(layer=layer.layer, kept_out=kept_out, kept_in=kept_in))
-    return tuple(result)
-
-
-def _kept(width: int, gone: set[int]) -> tuple[int, ...] | None:
-    return tuple(index for index in range(width) if index not in gone) if gone else None
-
-
-def _widths(
-    layers: Sequence[LayerCut], geometry: NetworkGeometry, head: LayerCut | None
-) -> dict[str, tuple[int, int]]:
-    shapes = {layer.layer: layer for layer in geometry.layers}
-    widths = {}
-    for cut in layers:
-        shape = shapes[cut.layer]
-        out = shape.out_channels if cut.kept_out is None else len(cut.kept_out)
-        into = shape.in_channels if cut.kept_in is None else len(cut.kept_in)
-        widths[cut.layer] = (out, out if shape.kind == "depthwise" else into)
-    return widths

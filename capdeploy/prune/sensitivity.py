@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating
 from capdeploy.progress import Say
-from capdeploy.prune.plan import group_scores
 from capdeploy.prune.silence import silenced
+from capdeploy.prune.votes import group_scores
 from capdeploy.samples import Images
 from capdeploy.values.group import Group
 from capdeploy.values.scores import FilterScores

@@ -15,8 +15,8 @@ import torch
 from capdeploy.errors import CapdeployError
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating
-from capdeploy.prune.plan import layer_cuts
 from capdeploy.prune.silence import silenced
+from capdeploy.prune.translate import layer_cuts
 from capdeploy.rebuild import narrow
 from capdeploy.values.group import Group
 from capdeploy.values.plan import GroupCut

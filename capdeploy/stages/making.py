@@ -188,7 +188,7 @@ def recover(
     if epochs:
         say.step(f"fine-tune {made.name}")
         course = _course(made.plan, teacher, images, recipe)
-        tuned, training = finetune.run(model, course, training(recipe, epochs), say)
+        tuned, training = finetune.run(model, course, settings_of(recipe, epochs), say)
         made = replace(made, tuned=tuned, training=training)
     return made
 
@@ -205,7 +205,8 @@ def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) 
     )
 
 
-def training(recipe: Recipe, epochs: int) -> finetune.Settings:
+def settings_of(recipe: Recipe, epochs: int) -> finetune.Settings:
+    """Read how to train from the recipe."""
     return finetune.Settings(
         epochs=epochs,
         learning_rate=recipe.lr,

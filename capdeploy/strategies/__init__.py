@@ -213,7 +213,7 @@ class Strategy:
 
         Returns
         -------
-        dict[str, float | str]
+        dict[str, Value]
             Every option.
 
         Raises

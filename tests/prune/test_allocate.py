@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError
 from capdeploy.progress import Quiet
-from capdeploy.prune import allocate, apply, groups, sensitivity, silence
+from capdeploy.prune import allocate, apply, groups, sensitivity, silence, votes
 from capdeploy.prune import plan as planning
 from capdeploy.train import head
 from capdeploy.values.plan import Budget, Limit
@@ -206,7 +206,7 @@ def test_sensitivity_measures_and_remembers(residual, digits, tmp_path):
     assert again == curves
     # One group, half of it silent: the divergence is the one that the definition gives.
     group = next(group for group in found if group.name == "conv1")
-    lowest = sorted(range(16), key=planning.group_scores(group, scores).__getitem__)[:8]
+    lowest = sorted(range(16), key=votes.group_scores(group, scores).__getitem__)[:8]
     batch, _ = next(images.batches(24))
     whole = narrow.module(batch).log_softmax(1)
     with silence.silenced(narrow.module, [(group, lowest)]):

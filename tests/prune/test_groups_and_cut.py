@@ -10,15 +10,23 @@ from torch import nn
 
 from capdeploy import rebuild
 from capdeploy.errors import ArchitectureError, PlanError
-from capdeploy.prune import apply, groups
+from capdeploy.prune import apply, groups, votes
 from capdeploy.prune import plan as planning
 from capdeploy.train import head
+from capdeploy.values.checkpoint import Architecture
 from capdeploy.values.plan import Budget, LayerCut, PruningPlan
 from capdeploy.values.scores import FilterScores, LayerScores
 from tests import nets
 from tests.conftest import SUBSET, shaken, wrap
 
-TORCHVISION = ("resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "squeezenet1_1", "googlenet")
+NETWORKS = {
+    "resnet18": 0.6, "vgg11_bn": 0.6, "mobilenet_v2": 0.6, "densenet121": 0.6,
+    "squeezenet1_1": 0.6, "googlenet": 0.6, "resnet50": 0.6, "mobilenet_v3_small": 0.6,
+    "efficientnet_b0": 0.6, "regnet_y_400mf": 0.6, "mnasnet0_5": 0.6, "resnext50_32x4d": 0.6,
+    # What only partly can be cut: shuffles, layer scales, padded shortcuts.
+    "shufflenet_v2_x0_5": 0.9, "convnext_tiny": 0.6, "cifar_resnet:resnet20": 0.6,
+}  # fmt: skip
+SMALL = {"resnet18", "vgg11_bn", "mobilenet_v2", "cifar_resnet:resnet20"}
 
 
 def scores_for(model, seed=0):
@@ -73,15 +81,14 @@ def test_cutting_equals_silencing(make, ratio):
         assert torch.allclose(cut.module(images), silent(images), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision_networks_are_cut_consistently(name):
+@pytest.mark.parametrize(("name", "left"), NETWORKS.items())
+def test_networks_are_cut_consistently(name, left):
+    """Cut to half, a network answers as the intact one with the same channels at zero."""
     torch.manual_seed(0)
     arguments = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
-    from capdeploy.values.checkpoint import Architecture
-
-    made = rebuild.build(Architecture(source="torchvision", name=name, arguments=arguments), 10)
-    size = 64 if name in {"densenet121", "squeezenet1_1", "googlenet"} else 32
-    model = wrap(shaken(made), name, size)
+    kind = Architecture.parse(name).model_copy(update={"arguments": arguments})
+    size = 32 if name in SMALL else 64
+    model = wrap(shaken(rebuild.build(kind, 10)), name, size)
     narrow, plan = draw(model, 0.5)
     cut = apply.cut(model, plan)
     silent = silence(copy.deepcopy(narrow.module), plan, narrow)
@@ -89,12 +96,50 @@ def test_torchvision_networks_are_cut_consistently(name):
     with torch.no_grad():
         found, expected = cut.module(images), silent(images)
     assert torch.allclose(found, expected, atol=1e-3 * max(1.0, float(expected.abs().max())))
-    assert plan.after.macs < 0.6 * plan.before.macs
+    assert plan.after.macs < left * plan.before.macs
+
+
+def test_a_padded_shortcut_is_left_whole_by_name():
+    model = wrap(shaken(rebuild.build(Architecture.parse("cifar_resnet:resnet20"), 10)), size=32)
+    found = groups.find(model)
+    blocked = {group.name: group.obstacle for group in found if group.obstacle}
+    assert set(blocked) == {"conv1"}  # the residual stream, padded where it widens
+    assert "padded or shuffled shortcut" in blocked["conv1"]
+    assert len(found) == 10  # the inside of each of the nine blocks is free
+
+
+def test_a_shuffle_is_left_whole_by_name_and_the_rest_is_cut():
+    model = wrap(shaken(rebuild.build(Architecture.parse("shufflenet_v2_x0_5"), 10)), size=64)
+    free = [group.name for group in groups.find(model) if group.obstacle is None]
+    assert "stage2.1.branch2.0" in free
+    assert "stage2.0.branch1.2" not in free
+
+
+def test_a_grouped_convolution_loses_whole_groups():
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Grouped()), "tests.nets:Grouped")
+    narrow, plan = draw(model, 0.5)
+    tied = next(cut for cut in plan.groups if cut.group == "stem")
+    assert (tied.width, tied.unit, len(tied.kept)) == (2, 8, 1)
+    assert plan.realised_ratio == pytest.approx(0.5)
+    cut = apply.cut(model, plan)
+    layer = cut.module.grouped
+    assert (layer.in_channels, layer.out_channels, layer.groups) == (8, 8, 1)
+    assert layer.weight.shape == (8, 8, 3, 3)
+    silent = silence(copy.deepcopy(narrow.module), plan, narrow)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(cut.module(images), silent(images), atol=1e-5)
+
+
+def test_half_a_convolution_group_cannot_go():
+    model = wrap(nets.Grouped(), "tests.nets:Grouped")
+    half = LayerCut(layer="grouped", kept_out=tuple(range(4)), kept_in=tuple(range(8)))
+    with pytest.raises(ArchitectureError, match="can only lose whole groups"):
+        rebuild.narrow(model.copy_module(), [half])
 
 
 def test_mac_and_parameter_counts_are_the_known_ones():
-    from capdeploy.values.checkpoint import Architecture
-
     made = rebuild.build(Architecture(source="torchvision", name="resnet18"), 1000)
     cost = wrap(made, "resnet18", 224).geometry.cost()
     assert cost.parameters == 11_689_512  # torchvision's own figure
@@ -102,8 +147,6 @@ def test_mac_and_parameter_counts_are_the_known_ones():
 
 
 def test_groups_of_resnet18_are_those_of_depgraph():
-    from capdeploy.values.checkpoint import Architecture
-
     made = rebuild.build(Architecture(source="torchvision", name="resnet18"), 10)
     found = groups.find(wrap(made, "resnet18", 32))
     assert len(found) == 12  # 8 inner convolutions and 4 residual streams; the head is left out
@@ -189,15 +232,6 @@ def test_requested_and_realised_are_both_told(chain):
     assert plan.after == apply.cut(chain, plan).geometry.cost()
 
 
-def test_a_grouped_convolution_is_left_whole_by_name():
-    model = wrap(nets.Grouped(), "tests.nets:Grouped")
-    _, plan = draw(model, 0.5)
-    reasons = {cut.group: cut.whole_because for cut in plan.groups}
-    assert reasons["stem"] == "the grouped convolution grouped is coupled to it"
-    assert reasons["last"] is None
-    apply.cut(model, plan)
-
-
 @pytest.mark.parametrize("budget", [{"align": 64}, {"protect": ("*",)}, {"skip_first": 99}])
 def test_a_budget_that_removes_nothing_is_refused(budget):
     model = wrap(nets.ConvHead())
@@ -225,7 +259,7 @@ def test_aggregation_lets_no_layer_outvote_the_others(residual):
             for entry in base.layers
         ),
     )  # fmt: skip
-    assert planning.group_scores(stream, base) == pytest.approx(planning.group_scores(stream, loud))
+    assert votes.group_scores(stream, base) == pytest.approx(votes.group_scores(stream, loud))
 
 
 def test_the_union_of_coupled_layers_is_their_maximum(residual):
@@ -236,7 +270,7 @@ def test_the_union_of_coupled_layers_is_their_maximum(residual):
     expected = [max(values) for values in zip(
         *(scores.of(layer) for layer in layers if scores.of(layer)), strict=True
     )]  # fmt: skip
-    assert planning.group_scores(stream, scores) == pytest.approx(expected)
+    assert votes.group_scores(stream, scores) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
