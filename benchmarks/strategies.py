@@ -60,8 +60,14 @@ def recipe(network: str, data: Path, **changes) -> Recipe:
     return recipes.resolve(None, {}, [], known | {"strategy": "ln_norm", "bench": False} | changes)
 
 
-def strategy_of(name: str) -> str:
-    return "ln_norm" if name.startswith("tp-") or name in {"l2", *FORMS} else name
+def strategy_of(name: str) -> dict:
+    """Read ``ocap``, ``contrast:metric=plain``; what is not of the shelf stands in as a norm."""
+    plain, _, options = name.partition(":")
+    if plain.startswith("tp-") or plain in {"l2", *FORMS}:
+        return {"strategy": "ln_norm"}
+    pairs = dict(option.split("=") for option in options.split(";") if option)
+    given = {key: float(value) if value[0].isdigit() else value for key, value in pairs.items()}
+    return {"strategy": plain, "strategy_args": given}
 
 
 def budget_of(text: str) -> dict:
@@ -163,7 +169,7 @@ def main() -> None:
             for seed in seeds:
                 began = time.monotonic()
                 wanted = recipe(
-                    options.network, options.data, strategy=strategy_of(name),
+                    options.network, options.data, **strategy_of(name),
                     seed=seed, epochs=options.epochs, allocation=options.allocation,
                     **budget_of(budget), **numbers,
                 )  # fmt: skip
