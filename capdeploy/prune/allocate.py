@@ -6,7 +6,7 @@ one group at a time. A budget takes as many steps as it needs, so a larger drop 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from capdeploy.values.cost import Cost, LayerGeometry, NetworkGeometry
@@ -235,32 +235,66 @@ def _price(ledger: Ledger, room: Room, *, even: bool) -> tuple[float, int] | Non
     return harm / max(saved, 1e-12), keep
 
 
-def widths(
-    order: Iterator[Step], start: Mapping[str, int], left: float, most: float
+def meet(
+    geometry: NetworkGeometry,
+    rooms: Sequence[Room],
+    quantity: str,
+    most: float,
+    *,
+    tolerance: float,
+    even: bool,
 ) -> tuple[dict[str, int], float]:
-    """Follow the order until no more than `most` is left.
+    """Follow the order of steps until no more than `most` is left.
+
+    Where the step that crosses the limit goes further below it than the tolerance, that one group
+    stops in between, at half of its alignment, or a quarter, as far as it takes. The order stays
+    one order, so a tighter limit still never gives a channel back.
 
     Parameters
     ----------
-    order : Iterator[Step]
-        From `steps`.
-    start : Mapping[str, int]
-        Width of every group.
-    left : float
-        What the whole network has.
+    geometry : NetworkGeometry
+        The whole network.
+    rooms : Sequence[Room]
+        Groups that may shrink.
+    quantity : str
+        What is limited.
     most : float
-        What may remain.
+        What may remain of it.
+    tolerance : float
+        How far below is near enough, a share of `most`.
+    even : bool
+        See `steps`.
 
     Returns
     -------
     tuple[dict[str, int], float]
-        Channels that each group keeps, and what is left then; more than `most` if every group
-        is at its floor.
+        Channels that each of the groups keeps, and what is left then; more than `most` if every
+        group is at its floor.
     """
-    keep = dict(start)
-    while left > most:
-        step = next(order, None)
-        if step is None:
-            break
-        keep[step.group], left = step.keep, step.left
-    return keep, left
+    ledger = Ledger(geometry, rooms, quantity)
+    if ledger.left <= most:
+        return ledger.keep, ledger.left
+    for step in steps(geometry, rooms, quantity, even=even):
+        if step.left > most:
+            ledger.take(step.group, step.keep)
+            continue
+        room = next(room for room in rooms if room.group.name == step.group)
+        keep = step.keep
+        if step.left < most * (1 - tolerance):
+            keep = _between(ledger, room, step.keep, most, tolerance)
+        ledger.take(step.group, keep)
+        break
+    return ledger.keep, ledger.left
+
+
+def _between(ledger: Ledger, room: Room, keep: int, most: float, tolerance: float) -> int:
+    """Find the width between two aligned ones that meets a limit, as well aligned as can be."""
+    name = room.group.name
+    align = room.align // 2
+    while align >= 1:
+        for width in range(keep + align, ledger.keep[name], align):
+            left = ledger.left - ledger.saving(name, width)
+            if most * (1 - tolerance) <= left <= most:
+                return width
+        align //= 2
+    return keep

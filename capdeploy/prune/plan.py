@@ -160,19 +160,21 @@ def _widths_kept(
         for group in free
     ]
     quantity = budget.limit.quantity if budget.limit is not None else "channels"
-    start = allocate.Ledger(ground.geometry, rooms, quantity).left
     if budget.limit is None:
         # Channels of groups that cannot shrink are not asked for either.
         channels = sum(group.unit * ground.width_of(group) for group in free)
-        most = channels * (1 - (budget.ratio or 0.0))
+        most, tolerance = channels * (1 - (budget.ratio or 0.0)), 1.0
     else:
-        most = budget.limit.most * (start if budget.limit.share else 1.0)
+        whole_cost = allocate.total(ground.geometry, budget)
+        most = budget.limit.most * (whole_cost if budget.limit.share else 1.0)
+        tolerance = budget.tolerance
     even = budget.allocation == "uniform"
-    order = allocate.steps(ground.geometry, rooms, quantity, even=even)
-    keep, left = allocate.widths(order, whole, start, most)
-    if left > most or (budget.limit is not None and left < most * (1 - budget.tolerance)):
+    keep, left = allocate.meet(
+        ground.geometry, rooms, quantity, most, tolerance=tolerance, even=even
+    )
+    if left > most or left < most * (1 - tolerance):
         raise PlanError(_missed(budget, ground, reasons, most, left))
-    return keep
+    return whole | keep
 
 
 def _missed(
@@ -187,8 +189,8 @@ def _missed(
     if left <= most:
         return (
             f"{unit} {left:,.0f} is the nearest below the limit of {most:,.0f}, further than "
-            f"{budget.tolerance:.0%}: steps of align {budget.align} are too coarse here; lower "
-            "--align, raise --tolerance or ask for another limit"
+            f"{budget.tolerance:.0%}: a single channel weighs more here; raise --tolerance or ask "
+            "for another limit"
         )
     blocked = [f"{name} ({reason})" for name, reason in reasons.items() if reason is not None]
     held = f"; left whole: {', '.join(blocked[:4])}" if blocked else ""

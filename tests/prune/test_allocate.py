@@ -49,14 +49,15 @@ def had(plan, quantity):
 
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 @pytest.mark.parametrize("quantity", ["macs", "parameters", "size"])
-@pytest.mark.parametrize("share", ["80%", "50%", "12.5%"])
+@pytest.mark.parametrize("share", ["80%", "70%", "50%", "12.5%"])
 def test_a_limit_is_met_within_two_percent_from_below(resnet, quantity, share, allocation):
     _model, ground = resnet
     plan = planning.draw(ground, limit(share, quantity, allocation=allocation))
     before, after = had(plan, quantity)
     wanted = float(share[:-1]) / 100 * before
     assert 0.98 * wanted <= after <= wanted
-    assert all(len(cut.kept) % 8 == 0 for cut in plan.groups)
+    # Every group is aligned, but for one if the limit lies between two aligned widths.
+    assert sum(len(cut.kept) % 8 != 0 for cut in plan.groups) <= 1
 
 
 def test_the_network_costs_what_the_plan_promises(resnet):
@@ -121,10 +122,10 @@ def test_a_limit_below_all_floors_is_refused_with_what_blocks_it(resnet):
     assert "\n" not in message
 
 
-def test_a_limit_between_two_steps_is_refused_and_says_how_to_get_it(chain):
-    with pytest.raises(PlanError, match="lower --align, raise --tolerance"):
-        planning.draw(ground_of(chain), limit("93%", align=8))
-    plan = planning.draw(ground_of(chain), limit("93%", align=8, tolerance=0.5))
+def test_a_limit_between_two_channels_is_refused_and_says_how_to_get_it(chain):
+    with pytest.raises(PlanError, match="raise --tolerance"):
+        planning.draw(ground_of(chain), limit("93%", tolerance=1e-6))
+    plan = planning.draw(ground_of(chain), limit("93%", tolerance=0.5))
     assert plan.after.macs <= 0.93 * plan.before.macs
 
 
@@ -208,9 +209,9 @@ def test_sensitivity_measures_and_remembers(residual, digits, tmp_path):
     group = next(group for group in found if group.name == "conv1")
     lowest = sorted(range(16), key=votes.group_scores(group, scores).__getitem__)[:8]
     batch, _ = next(images.batches(24))
-    whole = narrow.module(batch).log_softmax(1)
+    whole = narrow.module(batch).log_softmax(1).detach()
     with silence.silenced(narrow.module, [(group, lowest)]):
-        less = narrow.module(batch).log_softmax(1)
+        less = narrow.module(batch).log_softmax(1).detach()
     expected = float((whole.exp() * (whole - less)).sum() / 24)
     assert curves["conv1"][8] == pytest.approx(expected, rel=1e-3)
     assert torch.equal(narrow.module(batch).log_softmax(1), whole)

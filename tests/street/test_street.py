@@ -311,13 +311,13 @@ def test_labels_say_which_output_a_folder_is(trained, image_folder, tmp_path):
 def test_limits_and_ratios_from_one_scoring_pass(trained, tmp_path):
     wanted = recipe(
         trained, ratio=(0.25,), max_macs=("50%",), max_size=("60%",), allocation="global",
-        strategy="contrast", align=1, epochs=0,
+        strategy="contrast", align=1, epochs=0, tolerance=0.1,
     )  # fmt: skip
     report = pipeline.compress(wanted, tmp_path / "out", Quiet())
     names = [model.name for model in report.models]
     assert names == ["baseline", "ratio-0.25", "macs-50pct", "size-60pct"]
     half = report.models[2]
-    assert 0.98 * 0.5 <= half.after.macs / half.before.macs <= 0.5
+    assert 0.9 * 0.5 <= half.after.macs / half.before.macs <= 0.5
     assert half.requested == "macs <= 0.5 of the head-cut network, global"
     rebuilt = capdeploy("verify", tmp_path / "out")
     assert rebuilt.returncode == 0, rebuilt.stderr
@@ -325,11 +325,11 @@ def test_limits_and_ratios_from_one_scoring_pass(trained, tmp_path):
 
 @pytest.mark.parametrize("budget", [{"ratio": (0.6,)}, {"ratio": (), "max_macs": ("40%",)}])
 def test_steps_end_where_one_step_would(trained, tmp_path, budget):
-    wanted = recipe(trained, **budget, steps=3, epochs=3, align=1)
+    wanted = recipe(trained, **budget, steps=3, epochs=3, align=1, tolerance=0.1)
     report = pipeline.compress(wanted, tmp_path / "out", Quiet())
     slim = report.models[1]
     if "max_macs" in budget:
-        assert 0.98 * 0.4 <= slim.after.macs / slim.before.macs <= 0.4
+        assert 0.9 * 0.4 <= slim.after.macs / slim.before.macs <= 0.4
     else:
         assert slim.realised_ratio == pytest.approx(0.6, abs=0.04)
     # The plan is in original indices: a fresh network, the plan and the weights answer alike.
