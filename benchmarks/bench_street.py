@@ -36,7 +36,7 @@ def judged(planned, count):
 
 @pytest.mark.parametrize("strategy", CHEAP)
 def test_score(benchmark, planned, strategy):
-    """1,000 images of 32x32 through ResNet-18; compare with the bare passes below."""
+    """All training images of four digits, at most 1,000; compare with the bare passes below."""
     what = judged(planned, 1000)
     result = benchmark.pedantic(score.run, (strategy, what), rounds=2, warmup_rounds=1)
     assert len(result.layers) == 20

@@ -60,6 +60,8 @@ def plan(recipe: Recipe, say: Say) -> Planned:
     if budgets[0].cuts:
         budgets = (budgets[0].model_copy(update={"ratio": 0.0, "limit": None}), *budgets)
     plans = tuple(planning.draw(ground, budget) for budget in budgets)
+    if recipe.steps > 1:
+        say.note(f"the plan is that of a single step; each of the {recipe.steps} is scored anew")
     return Planned(full, narrow, images, plans, ground.scores.images)
 
 

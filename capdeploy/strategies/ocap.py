@@ -36,11 +36,16 @@ def _per_image(seen: Seen) -> torch.Tensor:
 
 def _rank_percentile(values: torch.Tensor, slope: float) -> torch.Tensor:
     norms = F.leaky_relu(values, slope).flatten(2).norm(dim=2)
-    ordered = norms.sort(dim=1).values
-    below = torch.searchsorted(ordered, norms, right=False)
-    up_to = torch.searchsorted(ordered, norms, right=True)
-    # The mid-rank gives equal responses equal percentiles, wherever they stand in the layer.
-    percentile: torch.Tensor = (below + up_to).double() / (2 * norms.shape[1])
+    ordered, order = norms.sort(dim=1)
+    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        # The mid-rank gives equal responses equal percentiles, wherever they stand in the layer.
+        below = torch.searchsorted(ordered, norms, right=False)
+        up_to = torch.searchsorted(ordered, norms, right=True)
+        twice = (below + up_to).double()
+    else:
+        ranks = torch.arange(norms.shape[1], dtype=torch.float64).expand(norms.shape)
+        twice = torch.empty(norms.shape, dtype=torch.float64).scatter_(1, order, 2 * ranks + 1)
+    percentile: torch.Tensor = twice / (2 * norms.shape[1])
     return percentile
 
 
