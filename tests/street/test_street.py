@@ -372,6 +372,8 @@ def test_an_interrupted_run_leaves_nothing_behind(trained, tmp_path, number):
         [sys.executable, "-m", "capdeploy", *map(str, base(trained)), "--ratio", "0.5",
          "-o", str(tmp_path / "out"), "--no-bench"],
         cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        # A suite that runs in the background ignores SIGINT, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in child.stderr:
         if "export baseline" in line:
