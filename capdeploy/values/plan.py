@@ -219,10 +219,6 @@ class PruningPlan(Noun):
         """List the groups that lose nothing although the budget asks for it."""
         return tuple(cut for cut in self.groups if cut.whole_because is not None)
 
-    def width_of(self, group: str) -> int | None:
-        """Return how many channels a group keeps, or None if there is no such group."""
-        return next((len(cut.kept) for cut in self.groups if cut.group == group), None)
-
     def then(self, later: PruningPlan) -> PruningPlan:
         """Put a further cut of the network that this plan makes on top of this one.
 

@@ -391,7 +391,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(trained, tmp_path):
     """A real file system of 100 kB, mounted in a namespace of its own."""
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)]
     if shutil.which("unshare") is None or subprocess.run(probe, check=False).returncode:
-        pytest.skip("this machine does not let a test mount a file system of its own")
+        pytest.skip("a full disk needs a small one: this kernel forbids unprivileged mounts")
     arguments = " ".join(map(str, base(trained, "--ratio", "0.5", "--no-bench")))
     script = (
         f"mount -t tmpfs -o size=100k none {tmp_path} && {sys.executable} -m capdeploy {arguments} "
