@@ -1,4 +1,4 @@
-"""What machine this is."""
+"""What machine this is. Whatever the system does not tell is left out, and nothing fails."""
 
 from __future__ import annotations
 
@@ -10,30 +10,48 @@ from pathlib import Path
 
 import psutil
 
+from capdeploy.bench import cgroup
+from capdeploy.bench.files import answer, text
+from capdeploy.values.environment import RUNTIME_PACKAGES, Environment, threads_at_once
 from capdeploy.values.profile import HardwareProfile
-from capdeploy.values.report import Environment
 
+HERE = Path("/")
+CPUS = "sys/devices/system/cpu"
 ISA_OF_INTEREST = (
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16",
     "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve", "bf16",
 )  # fmt: skip
-PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
+PACKAGES = (*RUNTIME_PACKAGES, "numpy")
 
 
-def read() -> Environment:
-    """Describe the machine that measures."""
-    info = _text("/proc/cpuinfo")
+def read(root: Path = HERE) -> Environment:
+    """Describe the machine that measures.
+
+    Parameters
+    ----------
+    root : Path
+        Where the file system begins.
+
+    Returns
+    -------
+    Environment
+        Hard and soft keys.
+    """
+    info = text(root / "proc/cpuinfo")
     flags = (_field(info, "flags") or _field(info, "Features")).split()
-    # Arm kernels print no "model name"; single-board computers name the whole board instead.
-    model = _field(info, "model name") or _field(info, "Model") or _board()
+    memory = psutil.virtual_memory().total >> 20
     return Environment(
-        cpu_model=model or platform.processor() or platform.machine(),
+        cpu_model=_cpu_model(info, root),
         arch=platform.machine(),
         isa=tuple(flag for flag in ISA_OF_INTEREST if flag in flags),
         cores_allowed=cores_allowed(),
-        cpu_quota=_quota(),
-        memory_mib=psutil.virtual_memory().total >> 20,
+        cpu_quota=cgroup.cpu_quota(root),
+        memory_mib=max(1, min(memory, cgroup.memory_limit_mib(root) or memory)),
+        gpus=_gpus(root),
         kernel=platform.release(),
+        governor=text(root / CPUS / "cpu0/cpufreq/scaling_governor").strip() or None,
+        turbo=_turbo(root),
+        hypervisor=_hypervisor(flags, root),
         python=platform.python_version(),
         packages={name: found for name in PACKAGES if (found := _version(name))},
     )
@@ -44,8 +62,38 @@ def _field(info: str, name: str) -> str:
     return found.group(1).strip() if found else ""
 
 
-def _board() -> str:
-    return _text("/proc/device-tree/model").strip("\0\n ")
+def _cpu_model(info: str, root: Path) -> str:
+    # Arm kernels print no "model name"; single-board computers name the whole board instead.
+    board = text(root / "proc/device-tree/model").strip("\0\n ")
+    found = _field(info, "model name") or _field(info, "Model") or board
+    if not found and platform.system() == "Darwin":
+        found = answer("sysctl", "-n", "machdep.cpu.brand_string").strip()
+    return found or platform.processor() or platform.machine()
+
+
+def _gpus(root: Path) -> tuple[str, ...]:
+    """Name the NVIDIA GPUs: the driver's files cost nothing, and where they are hidden we ask."""
+    files = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
+    names = [found for file in files if (found := _field(text(file), "Model"))]
+    if not names and root == HERE:
+        listed = answer("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+        names = [line.strip() for line in listed.splitlines() if line.strip()]
+    return tuple(names)
+
+
+def _turbo(root: Path) -> bool | None:
+    off = text(root / CPUS / "intel_pstate/no_turbo").strip()
+    if off in ("0", "1"):
+        return off == "0"
+    on = text(root / CPUS / "cpufreq/boost").strip()
+    return on == "1" if on in ("0", "1") else None
+
+
+def _hypervisor(flags: list[str], root: Path) -> bool | None:
+    if "hypervisor" in flags or text(root / "sys/hypervisor/type"):
+        return True
+    # x86 sets the flag on every virtual machine; elsewhere its absence says nothing.
+    return False if flags and "fpu" in flags else None
 
 
 def cores_allowed() -> int:
@@ -53,6 +101,11 @@ def cores_allowed() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads_available(root: Path = HERE) -> int:
+    """Count the threads that can run at once here: cores allowed, or the quota's if fewer."""
+    return threads_at_once(cores_allowed(), cgroup.cpu_quota(root))
 
 
 def is_device(profile: HardwareProfile, here: Environment) -> bool:
@@ -80,21 +133,6 @@ def is_device(profile: HardwareProfile, here: Environment) -> bool:
     ]
     given = [check for check in checks if check is not None]
     return bool(given) and all(given)
-
-
-def _quota() -> float | None:
-    """Read the cgroup's CPU quota, in cores (version 2 only)."""
-    parts = _text("/sys/fs/cgroup/cpu.max").split()
-    if len(parts) != 2 or parts[0] == "max":
-        return None
-    return int(parts[0]) / int(parts[1])
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def _version(name: str) -> str:

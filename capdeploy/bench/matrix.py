@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from capdeploy import errors
-from capdeploy.bench import environment
-from capdeploy.bench.budgets import judge
+from capdeploy.bench import child, environment, noise
+from capdeploy.bench.budgets import judge, require
 from capdeploy.bundle import Bundle
 from capdeploy.errors import ConfigError, StepFailedError
 from capdeploy.progress import Say
@@ -26,7 +21,7 @@ INCLUDES = (
     "one inference = input array in host memory to logits in host memory (device copies included, "
     "preprocessing excluded)"
 )
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+WORKER = "capdeploy.bench.worker"
 ROW_SECONDS = 300
 
 
@@ -57,7 +52,8 @@ def run(
     -------
     BenchmarkReport
         One row for each combination, measured or skipped with its reason; a row whose process
-        died is marked as failed and does not cost the others.
+        died is marked as failed and does not cost the others. After an interrupt it holds the rows
+        that had ended, and names the missing ones.
 
     Raises
     ------
@@ -65,6 +61,8 @@ def run(
         If the profile names a runtime that does not exist, or leaves nothing to measure.
     SilentFallbackError
         If a runtime ran on another device than asked.
+    KeyboardInterrupt
+        If it came before any row had ended.
     """
     wanted = _rows(bundles, profile)
     if not wanted:
@@ -72,16 +70,10 @@ def run(
             f"profile {profile.id} leaves nothing to measure: no runtime of "
             f"{', '.join(profile.runtime.runtimes)} runs on {', '.join(profile.runtime.devices)}"
         )
-    skipped: dict[tuple[str, str], Skipped] = {}
-    rows = []
-    for done, (bundle, settings) in enumerate(wanted):
-        say.advance(done, len(wanted), f"{settings.bundle} in {settings.runtime} {settings.device}")
-        place = (settings.runtime, settings.device)
-        result = skipped.get(place) or _in_child(bundle, settings, seconds, trust_factory)
-        if isinstance(result, Skipped) and result.scope == "machine":
-            skipped[place] = result
-        rows.append(Row(settings=settings, result=result))
-    say.advance(len(wanted), len(wanted), "")
+    with noise.watched() as watch:
+        rows = list(_measured(wanted, seconds, say, trust_factory))
+    if not rows:
+        raise KeyboardInterrupt
     here = environment.read()
     is_device = environment.is_device(profile, here)
     return BenchmarkReport(
@@ -90,8 +82,49 @@ def run(
         environment=here,
         includes=INCLUDES,
         rows=tuple(rows),
+        missing=tuple(settings for _, settings in wanted[len(rows) :]),
         budgets=judge(rows, profile, is_device=is_device),
+        noise=watch.noise,
     )
+
+
+def conclude(report: BenchmarkReport) -> None:
+    """Turn what a benchmark found into the way a command ends, after it has been shown.
+
+    Parameters
+    ----------
+    report : BenchmarkReport
+        The benchmark.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it was interrupted.
+    CapdeployError
+        If a row broke, a runtime answers wrongly, or a budget is missed.
+    """
+    if report.missing:
+        raise KeyboardInterrupt
+    require(report)
+
+
+def _measured(
+    wanted: Sequence[tuple[Bundle, Settings]], seconds: float, say: Say, trust_factory: bool
+) -> Iterator[Row]:
+    """Measure row after row; an interrupt ends the rows, and those that have ended stay."""
+    skipped: dict[tuple[str, str], Skipped] = {}
+    for done, (bundle, settings) in enumerate(wanted):
+        place = (settings.runtime, settings.device)
+        name = f"{settings.bundle} in {settings.runtime} {settings.device}"
+        try:
+            say.advance(done, len(wanted), name)
+            result = skipped.get(place) or _in_child(bundle, settings, seconds, trust_factory)
+        except KeyboardInterrupt:
+            return
+        if isinstance(result, Skipped) and result.scope == "machine":
+            skipped[place] = result
+        yield Row(settings=settings, result=result)
+    say.advance(len(wanted), len(wanted), "")
 
 
 def _rows(bundles: Sequence[Bundle], profile: HardwareProfile) -> list[tuple[Bundle, Settings]]:
@@ -112,39 +145,20 @@ def _in_child(
     bundle: Bundle, settings: Settings, seconds: float, trust_factory: bool
 ) -> Measured | Skipped:
     baseline = bundle.baseline()
-    job = {
+    job: dict[str, Any] = {
         "bundle": str(bundle.folder.resolve()),
         "baseline": str(baseline.folder.resolve()) if baseline else None,
         "settings": settings.model_dump(),
         "seconds": seconds,
         "trust_factory": trust_factory,
     }
-    variables = {name: str(settings.threads) for name in THREAD_VARIABLES}
-    with tempfile.TemporaryDirectory(prefix="capdeploy-bench-") as folder:
-        job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
-        job_file.write_text(json.dumps(job))
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "capdeploy.bench.worker",
-            str(job_file),
-            str(result_file),
-        ]
-        name = f"{settings.bundle} in {settings.runtime} on {settings.device}"
-        try:
-            done = subprocess.run(
-                command, env={**os.environ, **variables}, capture_output=True, text=True,
-                timeout=ROW_SECONDS + seconds, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            return Skipped(reason=f"failed: no answer after {error.timeout:g} s", failed=True)
-        if done.returncode != 0 or not result_file.is_file():
-            lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-            return Skipped(reason=f"failed: the process ended: {lines[-1]}", failed=True)
-        outcome = json.loads(result_file.read_text())
+    try:
+        outcome = child.run(WORKER, job, threads=settings.threads, timeout=ROW_SECONDS + seconds)
+    except child.ChildDiedError as error:
+        return Skipped(reason=f"failed: {error}", failed=True)
     if "error" in outcome:
         kind = getattr(errors, outcome["error"], StepFailedError)
+        name = f"{settings.bundle} in {settings.runtime} on {settings.device}"
         raise kind(f"{name}: {outcome['message']}")
     reader: TypeAdapter[Measured | Skipped] = TypeAdapter(Measured | Skipped)
     return reader.validate_python(outcome["result"])

@@ -25,7 +25,8 @@ LEAST_RUNS, LEAST_ROUNDS = 20, 6
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
+    """Keep the garbage collector away for the block."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -92,7 +93,7 @@ def steady(
     """
     values: list[float] = []
     spent = 0.0
-    with _undisturbed():
+    with undisturbed():
         for batch in itertools.cycle(batches):
             values.append(one(session, batch, clock))
             spent += values[-1]
@@ -128,7 +129,7 @@ def paired(
     calls = [_calls_per_round(side, batches, clock) for side in sides]
     rounds: tuple[list[float], list[float]] = ([], [])
     spent = 0.0
-    with _undisturbed():
+    with undisturbed():
         while spent < seconds * 1000 or len(rounds[0]) < LEAST_ROUNDS:
             order = (0, 1) if len(rounds[0]) % 2 == 0 else (1, 0)
             for side in order:

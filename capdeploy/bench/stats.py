@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,74 @@ DRAWS = 2000
 def percentile(values: Sequence[float], share: float) -> float:
     """Return a percentile by linear interpolation, `share` in 0..100."""
     return float(np.percentile(np.asarray(values), share))
+
+
+def percentile_bounds(
+    values: Sequence[float], share: float, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Estimate a percentile with bounds that assume no distribution.
+
+    Parameters
+    ----------
+    values : Sequence[float]
+        At least one; independent. Latencies that follow each other are a little alike, so that
+        true bounds are somewhat wider.
+    share : float
+        Above 0, below 100.
+    confidence : float
+        That the true percentile lies within the bounds, split evenly between the two sides.
+
+    Returns
+    -------
+    tuple[float, float, float]
+        The estimate of `percentile`, and two of the values as its bounds. A bound that the sample
+        is too small for is the least or largest value; `least_samples` tells.
+
+    References
+    ----------
+    Hahn and Meeker, Statistical Intervals, 1991, section 5.2: the number of values below the
+    percentile is binomial.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    size = len(ordered)
+    below = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size + 1)))])
+    counts = np.arange(size + 1)
+    log_ways = below[-1] - below - below[::-1]
+    part = share / 100
+    mass = np.exp(log_ways + counts * np.log(part) + (size - counts) * np.log1p(-part))
+    tail = (1 - confidence) / 2
+    low = int(np.searchsorted(np.cumsum(mass), tail, side="right"))
+    # Summed from its own end, as what is left of 1 is too coarse for a thin tail.
+    high = size - int(np.searchsorted(np.cumsum(mass[::-1]), tail, side="right"))
+    return (
+        percentile(values, share),
+        float(ordered[max(0, low - 1)]),
+        float(ordered[min(size - 1, high)]),
+    )
+
+
+def least_samples(share: float, confidence: float = 0.95) -> int:
+    """Count the values that a percentile's bounds need on both sides.
+
+    Parameters
+    ----------
+    share : float
+        Above 0, below 100.
+    confidence : float
+        Of the bounds, as for `percentile_bounds`.
+
+    Returns
+    -------
+    int
+        With fewer, even the least or the largest value may lie on the wrong side of the percentile.
+
+    Examples
+    --------
+    >>> least_samples(50), least_samples(90), least_samples(99), least_samples(99, 0.98)
+    (6, 36, 368, 459)
+    """
+    thinner = max(share, 100 - share) / 100
+    return math.ceil(math.log((1 - confidence) / 2) / math.log(thinner))
 
 
 def speed_up(baseline_ms: Sequence[float], bundle_ms: Sequence[float], *, seed: int = 0) -> SpeedUp:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import resource
 import sys
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from capdeploy import bundle as bundles
-from capdeploy.bench import measure
-from capdeploy.bench.clock import Clock, WallClock
+from capdeploy.bench import child, measure
+from capdeploy.bench.clock import Clock, CpuMeter, WallClock
 from capdeploy.bundle import Bundle, CheckImages
 from capdeploy.errors import (
     CapdeployError,
@@ -74,12 +75,8 @@ def row(
     UntrustedError
         If opening the bundle or its baseline would call code that is not trusted.
     """
-    for side in (bundle, *([baseline] if baseline is not None else ())):
-        if (code := runtime.foreign_code(side)) is not None and not trust_factory:
-            raise UntrustedError(
-                f"its network is built by the bundle's own {code}; add --trust-factory if you "
-                "trust it"
-            )
+    if not trust_factory:
+        _refuse_foreign_code(runtime, bundle, baseline)
     if settings.device not in runtime.devices():
         raise MissingDeviceError(f"no such device: {runtime.title} sees no {settings.device} here")
     checks = CheckImages.load(bundle.folder)
@@ -89,7 +86,8 @@ def row(
     batches = _batches(bundle, checks, settings.batch)
     first_ms = measure.one(session, batches[0], clock)
     warmup = measure.warm(session, batches, clock)
-    latencies = measure.steady(session, batches, clock, seconds=seconds / 3)
+    meter = CpuMeter(clock)
+    latencies = measure.steady(session, batches, meter, seconds=seconds / 3)
     peak = peak_rss_mib()
     accuracy, parity = check(session, bundle, checks, settings.runtime)
     versus = None
@@ -101,6 +99,7 @@ def row(
         first_ms=first_ms,
         warmup_ms=warmup,
         latency_ms=latencies,
+        cpu_ms_per_inference=meter.spent_ns / measure.MS / len(latencies),
         peak_rss_mib=peak,
         size_bytes=bundle.size_bytes,
         accuracy=accuracy,
@@ -109,6 +108,15 @@ def row(
     )
     session.close()
     return result
+
+
+def _refuse_foreign_code(runtime: Runtime, bundle: Bundle, baseline: Bundle | None) -> None:
+    for side in (bundle, *([baseline] if baseline is not None else ())):
+        if (code := runtime.foreign_code(side)) is not None:
+            raise UntrustedError(
+                f"its network is built by the bundle's own {code}; add --trust-factory if you "
+                "trust it"
+            )
 
 
 def _versus(
@@ -193,6 +201,9 @@ def peak_rss_mib() -> float:
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do one job and describe what came of it in plain data."""
     settings = Settings.model_validate(job["settings"])
+    # Before a runtime looks for cores: threads that wander between caches are slower and noisier.
+    # What feeds a GPU has threads of its own, which one core would hold up.
+    cores = child.pin(settings.threads) if settings.device == "cpu" else ()
     bundle = bundles.read(Path(job["bundle"]))
     baseline = bundles.read(Path(job["baseline"])) if job["baseline"] else None
     try:
@@ -208,7 +219,15 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         result = Skipped(reason=str(error))
     except CapdeployError as error:
         return {"error": type(error).__name__, "message": str(error)}
+    if isinstance(result, Measured) and cores:
+        effective = result.effective | {"affinity": ",".join(map(str, _affinity()))}
+        result = result.model_copy(update={"effective": effective})
     return {"result": result.model_dump(mode="json")}
+
+
+def _affinity() -> list[int]:
+    """Read the cores back after the fact: a runtime may have changed them."""
+    return sorted(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ def command(
     """Measure BUNDLES (or all bundles of a run's folder), each row in a process of its own."""
     from capdeploy import bundle, profiles, recipes
     from capdeploy.bench import matrix
-    from capdeploy.bench.budgets import require
     from capdeploy.errors import ConfigError
     from capdeploy.report import tables
 
@@ -55,5 +54,5 @@ def command(
     given = {"runtimes": runtimes, "devices": devices, "threads": threads, "batch": batch}
     wanted = recipes.with_runtime(profiles.load(profile), given)
     report = matrix.run(found, wanted, seconds=seconds, say=Progress(), trust_factory=trust_factory)
-    tell(style, report.to_json(), [tables.benchmark(report)])
-    require(report)
+    tell(style, report.to_json(), [tables.benchmark(report, wide=style == "md")])
+    matrix.conclude(report)

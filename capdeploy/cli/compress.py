@@ -52,7 +52,7 @@ def command(
     if not dry_run and output is None:
         raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
     from capdeploy import pipeline
-    from capdeploy.bench.budgets import require
+    from capdeploy.bench.matrix import conclude
     from capdeploy.report import plans
     from capdeploy.values.report import BenchmarkReport
 
@@ -67,7 +67,7 @@ def command(
     for entry in bundle.find(output):
         bundle.require_parity(entry)
     if isinstance(report.benchmark, BenchmarkReport):
-        require(report.benchmark)
+        conclude(report.benchmark)
 
 
 def _tell(report: RunReport, style: str, *, brief: bool) -> None:

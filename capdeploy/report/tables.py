@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capdeploy.bench.stats import percentile
+from capdeploy.bench.budgets import words
+from capdeploy.bench.stats import least_samples, percentile, percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.report import (
@@ -17,6 +18,8 @@ from capdeploy.values.report import (
 )
 
 MIB = 1 << 20
+# From here on the largest value lies above the true p99 with a certainty of 99 %.
+P99_SAMPLES = least_samples(99, confidence=0.98)
 
 
 @dataclass(frozen=True)
@@ -147,12 +150,22 @@ def _benchmark_notes(benchmark: BenchmarkReport) -> list[str]:
     where = f"profile {benchmark.profile}"
     if benchmark.emulated:
         where += " emulated on this host (threads only)"
-    return [
+    here = benchmark.environment
+    notes = [
         f"{where}: {first.threads} thread(s), batch {first.batch}, {first.precision}, "
-        f"{benchmark.environment.cpu_model}",
+        f"{here.cpu_model}",
         f"{benchmark.includes}; speed-up against the head-cut network, interleaved in one "
         "process, bootstrap 95 %",
     ]
+    if first.threads > here.threads_available:
+        notes.append(
+            f"{first.threads} threads share what {here.threads_available} core(s) can do here: "
+            "latencies are those of an overloaded machine"
+        )
+    if benchmark.missing:
+        names = [f"{at.bundle} in {at.runtime} on {at.device}" for at in benchmark.missing]
+        notes.append(f"interrupted; {len(names)} row(s) not measured: {', '.join(names)}")
+    return notes if benchmark.noise is None else [*notes, benchmark.noise.sentence]
 
 
 def stages(metrics: Metrics) -> Table:
@@ -210,47 +223,62 @@ def per_class(metrics: Metrics) -> Table:
     )
 
 
-def benchmark(report: BenchmarkReport) -> Table:
-    """Show every row of a benchmark."""
-    columns = (
-        "bundle", "runtime", "device", "p50 ms", "p90 ms", "mean ms", "images/s", "load ms",
-        "first ms", "RSS MiB", "MiB", "accuracy [95 %]", "parity", "speed-up [95 %]",
-    )  # fmt: skip
+def benchmark(report: BenchmarkReport, *, wide: bool = False) -> Table:
+    """Show every row of a benchmark; `wide` adds CPU time and the bounds of every percentile."""
     skipped = []
-    rows = []
+    found = []
     for row in report.rows:
-        name = (row.settings.bundle, row.settings.runtime, row.settings.device)
-        if isinstance(row.result, Skipped):
-            line = f"{row.settings.runtime} on {row.settings.device}: skipped: {row.result.reason}"
-            rows.append((*name, "skipped", *[""] * (len(columns) - 4)))
-            if line not in skipped:
-                skipped.append(line)
-        else:
-            rows.append((*name, *_measured(row, row.result)))
-    budgets = [
-        f"budget {entry.budget} <= {entry.limit:g} for {entry.settings.bundle} in "
-        f"{entry.settings.runtime} on {entry.settings.device}: {entry.outcome}"
-        + (f" ({entry.value:.3g})" if entry.value is not None else "")
-        for entry in report.budgets
-    ]
-    notes = (*_benchmark_notes(report), *skipped, *budgets)
-    return Table("Benchmark", columns, tuple(rows), notes)
+        if isinstance(row.result, Measured):
+            found.append((row, _latencies(row.result, wide=wide) | _measured(row, row.result)))
+            continue
+        line = f"{row.settings.runtime} on {row.settings.device}: skipped: {row.result.reason}"
+        found.append((row, {}))
+        if line not in skipped:
+            skipped.append(line)
+    # A column that no row can fill, like p99 after too few inferences, is left out.
+    filled = {name for _, cells in found for name, cell in cells.items() if cell != "-"}
+    columns = [name for name in dict.fromkeys(n for _, cells in found for n in cells)
+               if name in filled]  # fmt: skip
+    rows = []
+    for row, cells in found:
+        shown = [cells.get(name, "-") for name in columns] if cells else ["skipped"]
+        shown += [""] * (len(columns) - len(shown))
+        rows.append((row.settings.bundle, row.settings.runtime, row.settings.device, *shown))
+    names = ("bundle", "runtime", "device", *(columns or ["result"]))
+    notes = (*_benchmark_notes(report), *skipped, *map(words, report.budgets))
+    return Table("Benchmark", names, tuple(rows), notes)
 
 
-def _measured(row: Row, result: Measured) -> tuple[str, ...]:
+def _latencies(result: Measured, *, wide: bool) -> dict[str, str]:
+    values = result.latency_ms
+    cells = {}
+    for share in (50, 90, 99):
+        estimate, low, high = percentile_bounds(values, share)
+        bounded = share == 50 or wide
+        shown = milliseconds(estimate)
+        if share == 99 and len(values) < P99_SAMPLES:
+            shown = "-"
+        elif bounded and len(values) >= least_samples(share):
+            shown += f" [{milliseconds(low)}, {milliseconds(high)}]"
+        cells[f"p{share} ms [95 %]" if bounded else f"p{share} ms"] = shown
+    if wide:
+        cpu = result.cpu_ms_per_inference
+        cells["CPU ms"] = "-" if cpu is None else milliseconds(cpu)
+    return cells
+
+
+def _measured(row: Row, result: Measured) -> dict[str, str]:
     values = result.latency_ms
     mean = sum(values) / len(values)
     parity = result.parity
-    return (
-        milliseconds(percentile(values, 50)),
-        milliseconds(percentile(values, 90)),
-        milliseconds(mean),
-        f"{row.settings.batch * 1000 / mean:.0f}",
-        milliseconds(result.load_ms),
-        milliseconds(result.first_ms),
-        f"{result.peak_rss_mib:.0f}",
-        f"{result.size_bytes / MIB:.2f}",
-        percent(result.accuracy) if result.accuracy else "-",
-        f"{parity.top1_agreement:.0%}, {parity.max_abs_error:.0e}" if parity else "-",
-        _speed_up(row),
-    )
+    return {
+        "mean ms": milliseconds(mean),
+        "images/s": f"{row.settings.batch * 1000 / mean:.0f}",
+        "load ms": milliseconds(result.load_ms),
+        "first ms": milliseconds(result.first_ms),
+        "RSS MiB": f"{result.peak_rss_mib:.0f}",
+        "MiB": f"{result.size_bytes / MIB:.2f}",
+        "accuracy [95 %]": percent(result.accuracy) if result.accuracy else "-",
+        "parity": f"{parity.top1_agreement:.0%}, {parity.max_abs_error:.0e}" if parity else "-",
+        "speed-up [95 %]": _speed_up(row),
+    }

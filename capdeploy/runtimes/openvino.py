@@ -1,7 +1,10 @@
-"""OpenVINO on the CPU and on Intel GPUs."""
+"""OpenVINO on the CPU, on Intel GPUs and on NPUs."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,15 +14,35 @@ from capdeploy.bundle import GRAPH, Bundle
 from capdeploy.errors import MissingExtraError, SilentFallbackError
 from capdeploy.runtimes import Runtime
 
-DEVICES = {"cpu": "CPU", "gpu": "GPU"}
+DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
+
+
+TELEMETRY = "openvino_telemetry"
 
 
 def _library() -> Any:
     try:
-        import openvino
+        with _without_telemetry():
+            import openvino
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
     return openvino
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hide OpenVINO's telemetry: its import alone would report home; without it, a stub is taken.
+
+    Whoever loaded that package before us keeps it.
+    """
+    hidden = TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[TELEMETRY]
 
 
 def _devices() -> tuple[str, ...]:
@@ -60,4 +83,4 @@ class _Session:
         del self._request
 
 
-RUNTIME = Runtime(title="OpenVINO", supports=("cpu", "gpu"), devices=_devices, open=_Session)
+RUNTIME = Runtime(title="OpenVINO", supports=("cpu", "gpu", "npu"), devices=_devices, open=_Session)

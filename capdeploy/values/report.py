@@ -11,6 +11,8 @@ from capdeploy.values.artifact import Artifact, Parity
 from capdeploy.values.checkpoint import Checkpoint
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import Cost
+from capdeploy.values.environment import Environment
+from capdeploy.values.noise import Noise
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 
 
@@ -100,6 +102,9 @@ class Measured(Noun):
     first_ms: float = Field(gt=0)
     warmup_ms: tuple[float, ...]
     latency_ms: tuple[float, ...] = Field(min_length=1, description="steady, one per inference")
+    cpu_ms_per_inference: float | None = Field(
+        default=None, ge=0, description="CPU time of all threads in the steady phase"
+    )
     peak_rss_mib: float = Field(gt=0, description="of the process, before the baseline is loaded")
     size_bytes: int = Field(gt=0)
     accuracy: Accuracy | None = None
@@ -120,20 +125,6 @@ class Row(Noun):
     result: Annotated[Measured | Skipped, Field(discriminator="kind")]
 
 
-class Environment(Noun):
-    """The machine that measured."""
-
-    cpu_model: str
-    arch: str
-    isa: tuple[str, ...]
-    cores_allowed: int = Field(ge=1)
-    cpu_quota: float | None = Field(default=None, description="cores, from the cgroup")
-    memory_mib: int = Field(ge=1)
-    kernel: str
-    python: str
-    packages: dict[str, str]
-
-
 class BudgetOutcome(Noun):
     """One absolute budget against one row, or why it was not looked at."""
 
@@ -141,7 +132,7 @@ class BudgetOutcome(Noun):
     budget: str
     limit: float
     value: float | None = None
-    outcome: Literal["kept", "missed", "not evaluated on this host"]
+    outcome: Literal["kept", "missed", "inconclusive", "not evaluated on this host"]
     severity: Literal["fail", "warn"]
 
 
@@ -154,7 +145,11 @@ class BenchmarkReport(Noun):
     environment: Environment
     includes: str = Field(description="what one inference includes")
     rows: tuple[Row, ...] = Field(min_length=1)
+    missing: tuple[Settings, ...] = Field(
+        default=(), description="rows that an interrupt left unmeasured"
+    )
     budgets: tuple[BudgetOutcome, ...] = ()
+    noise: Noise | None = Field(default=None, description="of this machine while it measured")
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
