@@ -1,4 +1,4 @@
-"""Finds a hardware profile by name or path."""
+"""Finds a hardware profile by name or path, and says what is wrong with one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
 from capdeploy.catalog import nearest
 from capdeploy.errors import ConfigError
+from capdeploy.values.noun import in_words
 from capdeploy.values.profile import HardwareProfile, overlay
 
 _PACKAGE = Path(__file__).parent
@@ -46,8 +50,58 @@ def load(name: str) -> HardwareProfile:
         If there is no such profile, the file is not TOML, it inherits from itself, or a value
         is not valid.
     """
+    profile, faults = _read(name)
+    if profile is None:
+        rest = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ConfigError(f"profile {name}: {faults[0]}{rest}")
+    return profile
+
+
+def findings(name: str) -> tuple[str, ...]:
+    """Say everything that is wrong with a profile, one line for each fault.
+
+    Parameters
+    ----------
+    name : str
+        The name of a shipped profile, or the path of a TOML file.
+
+    Returns
+    -------
+    tuple[str, ...]
+        Empty if the profile is valid.
+    """
+    try:
+        return _read(name)[1]
+    except ConfigError as error:
+        return (str(error),)
+
+
+def _read(name: str) -> tuple[HardwareProfile | None, tuple[str, ...]]:
     table = _table(name, ())
-    return HardwareProfile.from_plain(table, source=f"profile {name}")
+    try:
+        return HardwareProfile.model_validate(table), ()
+    except ValidationError as error:
+        return None, tuple(_in_words(fault) for fault in error.errors(include_url=False))
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    if fault["type"] != "extra_forbidden":
+        return in_words(fault)
+    *tables, key = map(str, fault["loc"])
+    known = _keys(tables)
+    place = f"[{'.'.join(tables)}]" if tables else "the top level"
+    return f"unknown key '{key}' in {place}; {nearest(key, known, most=20)}"
+
+
+def _keys(tables: list[str]) -> tuple[str, ...]:
+    """List the keys of a nested table, by the names that a file uses."""
+    kind: type[BaseModel] = HardwareProfile
+    for name in tables:
+        found = kind.model_fields[name].annotation
+        # An optional table is annotated as `Limit | None`.
+        choices = getattr(found, "__args__", None) or (found,)
+        kind = next(entry for entry in choices if isinstance(entry, type))
+    return tuple(field.alias or name for name, field in kind.model_fields.items())
 
 
 def _table(name: str, seen: tuple[str, ...]) -> dict[str, Any]:

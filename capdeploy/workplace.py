@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -62,6 +63,45 @@ def refuse_existing(output: Path, *, force: bool) -> None:
             f"{output} is not the output of an earlier run (it has no {bundle.RECIPE}), so "
             "--force will not replace it; choose another --output"
         )
+
+
+def write_file(path: Path, text: str, *, force: bool = False) -> None:
+    """Write one text file, in one move: a reader sees the old file or the new one.
+
+    Parameters
+    ----------
+    path : Path
+        The file; a link is followed.
+    text : str
+        All of its content.
+    force : bool
+        Replace the file if it exists; it keeps its mode.
+
+    Raises
+    ------
+    OutputExistsError
+        If the file exists and `force` is false.
+    UsageError
+        If the folder cannot be written to.
+    """
+    if path.exists() and not force:
+        raise OutputExistsError(f"{path} exists; choose another --output or add --force")
+    path = path.resolve()
+    draft = None
+    try:
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.partial-", delete=False
+        ) as file:
+            draft = Path(file.name)
+            file.write(text)
+        draft.chmod(mode)
+        os.replace(draft, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
 
 
 def _replace(work: Path, output: Path) -> None:

@@ -1,27 +1,41 @@
-"""A profile's absolute budgets against the rows; on another machine they are not looked at."""
+"""A profile's budgets against the rows.
+
+Absolute ones are the device's own: on another machine they are not looked at. Relative ones are
+ratios and differences against the head-cut baseline in the same runtime, so any host will do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final, Literal
 
-from capdeploy.bench.stats import percentile
+from capdeploy.bench.stats import percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.errors import BudgetError, ParityError, StepFailedError
-from capdeploy.values.profile import HardwareProfile
-from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Skipped
+from capdeploy.values.profile import FLOORS, Budgets, HardwareProfile
+from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Settings, Skipped
 
 MIB = 1 << 20
+# What a budget is compared with: the estimate, and the interval that has to clear the limit.
+Estimate = tuple[float, float, float]
+Outcome = Literal["kept", "missed", "inconclusive", "not evaluated on this host"]
+NOT_EVALUATED: Final[Outcome] = "not evaluated on this host"
 
 
 def judge(
     rows: Iterable[Row], profile: HardwareProfile, *, is_device: bool
 ) -> tuple[BudgetOutcome, ...]:
-    """Compare every measured row with every absolute budget of the profile.
+    """Compare every measured row with every budget of the profile.
+
+    A number without uncertainty (size, accuracy on the bundle's images, and by decision the peak
+    memory) is kept or missed as it stands. Latencies have an interval, of order statistics or of
+    the bootstrap: kept if all of it is within the limit, missed if all of it is beyond, and
+    inconclusive if it straddles the limit.
 
     Parameters
     ----------
     rows : Iterable[Row]
-        The benchmark's rows; those of the baseline and skipped ones are passed over.
+        The benchmark's rows; skipped ones are passed over, the baseline's are compared with.
     profile : HardwareProfile
         The budgets.
     is_device : bool
@@ -32,35 +46,89 @@ def judge(
     tuple[BudgetOutcome, ...]
         One for each row and budget.
     """
+    measured = [(row.settings, row.result) for row in rows if isinstance(row.result, Measured)]
+    baselines = {_place(at): found for at, found in measured if at.bundle == BASELINE}
     outcomes = []
-    for row in rows:
-        result = row.result
-        if not isinstance(result, Measured) or row.settings.bundle == BASELINE:
+    for settings, result in measured:
+        if settings.bundle == BASELINE:
             continue
-        values = {
-            "latency_p50_ms": percentile(result.latency_ms, 50),
-            "latency_p90_ms": percentile(result.latency_ms, 90),
-            "peak_rss_mib": result.peak_rss_mib,
-            "size_mib": result.size_bytes / MIB,
-        }
-        for budget, value in values.items():
+        found = _absolute(result) | _relative(result, baselines.get(_place(settings)))
+        for budget in Budgets.model_fields:
             limit = getattr(profile.budgets, budget)
             if limit is None:
                 continue
             # A file is as large on any machine; time and memory are the device's own.
-            counts = is_device or budget == "size_mib"
-            verdict = "kept" if value <= limit.value else "missed"
+            counts = is_device or budget == "size_mib" or Budgets.kind(budget) == "relative"
+            estimate = found.get(budget) if counts else None
             outcomes.append(
                 BudgetOutcome(
-                    settings=row.settings,
+                    settings=settings,
                     budget=budget,
                     limit=limit.value,
-                    value=value if counts else None,
-                    outcome=verdict if counts else "not evaluated on this host",
+                    value=estimate[0] if estimate else None,
+                    outcome=_outcome(budget, limit.value, estimate),
                     severity=limit.severity,
                 )
             )
     return tuple(outcomes)
+
+
+def _place(settings: Settings) -> Settings:
+    return settings.model_copy(update={"bundle": BASELINE})
+
+
+def _absolute(result: Measured) -> dict[str, Estimate]:
+    size = result.size_bytes / MIB
+    return {
+        "latency_p50_ms": percentile_bounds(result.latency_ms, 50),
+        "latency_p90_ms": percentile_bounds(result.latency_ms, 90),
+        "peak_rss_mib": (result.peak_rss_mib,) * 3,
+        "size_mib": (size,) * 3,
+    }
+
+
+def _relative(result: Measured, baseline: Measured | None) -> dict[str, Estimate]:
+    """Estimate what can be: the speed-up needs paired rounds, the drop the same check images."""
+    found: dict[str, Estimate] = {}
+    versus = result.speed_up
+    if versus is not None:
+        found["min_speed_up"] = (versus.ratio, versus.low, versus.high)
+        found["latency_ratio"] = (1 / versus.ratio, 1 / versus.high, 1 / versus.low)
+    before = baseline.accuracy if baseline is not None else None
+    after = result.accuracy
+    if before is not None and after is not None and before.images == after.images:
+        # Both answered the same fixed images, so the difference is exact, not a sample.
+        drop = 100 * (before.correct - after.correct) / after.images
+        found["accuracy_drop_points"] = (drop,) * 3
+    return found
+
+
+def _outcome(budget: str, limit: float, estimate: Estimate | None) -> Outcome:
+    if estimate is None:
+        return NOT_EVALUATED
+    _, low, high = estimate
+    if budget in FLOORS:
+        low, high, limit = -high, -low, -limit
+    if high <= limit:
+        return "kept"
+    return "missed" if low > limit else "inconclusive"
+
+
+def words(outcome: BudgetOutcome) -> str:
+    """Say one outcome in a line, for example ``budget min_speed_up >= 2 for ...: kept (2.4)``."""
+    sign = ">=" if outcome.budget in FLOORS else "<="
+    verdict: str = outcome.outcome
+    if outcome.value is not None:
+        if verdict == "inconclusive":
+            verdict += ", its interval straddles the limit"
+        verdict += f" ({outcome.value:.3g})"
+    elif Budgets.kind(outcome.budget) == "relative":
+        verdict = "not evaluated, there is no baseline to compare with"
+    at = outcome.settings
+    return (
+        f"budget {outcome.budget} {sign} {outcome.limit:g} for {at.bundle} in {at.runtime} on "
+        f"{at.device}: {verdict}"
+    )
 
 
 def require(report: BenchmarkReport) -> None:
@@ -95,8 +163,6 @@ def require(report: BenchmarkReport) -> None:
             )
     missed = [e for e in report.budgets if e.outcome == "missed" and e.severity == "fail"]
     if missed:
-        first = missed[0]
         raise BudgetError(
-            f"{len(missed)} budget(s) of profile {report.profile} missed, first {first.budget}: "
-            f"{first.value:.3g} > {first.limit:g} in {first.settings.runtime}"
+            f"{len(missed)} budget(s) of profile {report.profile} missed, first {words(missed[0])}"
         )

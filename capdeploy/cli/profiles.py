@@ -6,12 +6,17 @@ import json
 
 import click
 
+from capdeploy.cli import _profiles
 from capdeploy.cli._output import format_option, tell
 
 
 @click.group()
 def command() -> None:
-    """List, show and validate hardware profiles."""
+    """List, show, write, check and tune hardware profiles."""
+
+
+for _verb in (_profiles.new, _profiles.detect, _profiles.tune):
+    command.add_command(_verb)
 
 
 @command.command("list")
@@ -51,9 +56,16 @@ def show(name: str) -> None:
 
 
 @command.command()
-@click.argument("name")
-def validate(name: str) -> None:
-    """Check profile NAME (or a .toml file)."""
-    from capdeploy import profiles
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def validate(files: tuple[str, ...]) -> None:
+    """Check each FILE (or name of a shipped profile); one line for every fault."""
+    from capdeploy.bench import drafts
+    from capdeploy.errors import ConfigError
 
-    click.echo(f"{profiles.load(name).id}: valid")
+    found = {name: drafts.check(name) for name in files}
+    for name, faults in found.items():
+        for line in faults or ("valid",):
+            click.echo(f"{name}: {line}")
+    wrong = sum(map(bool, found.values()))
+    if wrong:
+        raise ConfigError(f"{wrong} of {len(found)} profile(s) not valid; see the lines above")

@@ -7,6 +7,7 @@ import re
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from capdeploy.errors import ConfigError
 
@@ -60,12 +61,16 @@ class Noun(BaseModel):
 def first_fault(error: ValidationError) -> str:
     """Put the first fault of a validation into one line, and count the rest."""
     faults = error.errors(include_url=False)
-    fault = faults[0]
+    rest = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{in_words(faults[0])}{rest}"
+
+
+def in_words(fault: ErrorDetails) -> str:
+    """Put one fault into one line: the place, what is wrong, what was found."""
     place = ".".join(str(part) for part in fault["loc"])
     found = "" if fault["type"] in {"missing", "json_invalid"} else _shown(fault.get("input"))
     message = fault["msg"].removeprefix("Value error, ")
-    rest = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{place + ': ' if place else ''}{message}{found}{rest}"
+    return f"{place + ': ' if place else ''}{message}{found}"
 
 
 def _shown(value: object) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 
 Severity = Literal["fail", "warn"]
+Kind = Literal["absolute", "relative"]
 
 
 class Match(Noun):
@@ -18,6 +20,15 @@ class Match(Noun):
     arch: str | None = None
     min_cores: int | None = Field(default=None, ge=1)
     any_host: bool = Field(default=False, description="true only for profiles of this host")
+
+    @field_validator("cpu_model")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
 
 
 class Device(Noun):
@@ -43,19 +54,69 @@ class RuntimeSettings(Noun):
 
 
 class Limit(Noun):
-    """One absolute budget."""
+    """One budget, in the unit that its name says."""
 
     value: float = Field(gt=0)
     severity: Severity = "fail"
 
 
+class PointsLimit(Noun):
+    """One budget in percentage points; 0 accepts no loss at all."""
+
+    value: float = Field(ge=0, le=100)
+    severity: Severity = "fail"
+
+
+_RELATIVE: dict[str, Any] = {"kind": "relative"}
+
+
 class Budgets(Noun):
-    """What the network may cost on the device; units are in the names."""
+    """What the network may cost; units are in the names.
+
+    Absolute budgets are of the device. Relative ones compare with the head-cut baseline in the
+    same runtime; they are ratios and differences, so they count on any host.
+    """
 
     latency_p50_ms: Limit | None = None
     latency_p90_ms: Limit | None = None
     peak_rss_mib: Limit | None = None
     size_mib: Limit | None = None
+    latency_ratio: Limit | None = Field(
+        default=None,
+        description="at most this share of the baseline's",
+        json_schema_extra=_RELATIVE,
+    )
+    min_speed_up: Limit | None = Field(
+        default=None, description="at least so many times faster", json_schema_extra=_RELATIVE
+    )
+    accuracy_drop_points: PointsLimit | None = Field(
+        default=None, description="top-1 points lost, at most", json_schema_extra=_RELATIVE
+    )
+
+    @classmethod
+    def kind(cls, budget: str) -> Kind:
+        """Tell whether a budget is absolute or relative to the baseline."""
+        return "relative" if cls.model_fields[budget].json_schema_extra else "absolute"
+
+
+# The only budget that is a floor; all others are ceilings.
+FLOORS = frozenset({"min_speed_up"})
+
+
+class Gate(Noun):
+    """When a difference counts, for each row of a comparison; all are shares."""
+
+    min_effect: float = Field(default=0.05, gt=0, lt=1, description="smallest change that counts")
+    max_noise: float = Field(default=0.15, gt=0, lt=1, description="noisier machines do not judge")
+    max_drop: float = Field(default=0.0, ge=0, lt=1, description="top-1 accuracy it may lose")
+    max_growth: float = Field(default=0.0, ge=0, description="share a file or count may grow by")
+    min_effect_of: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default={}, description="min_effect of a runtime that needs another"
+    )
+
+    def effect_of(self, runtime: str) -> float:
+        """Tell the smallest change that counts in a runtime."""
+        return self.min_effect_of.get(runtime, self.min_effect)
 
 
 class HardwareProfile(Noun):
@@ -69,6 +130,7 @@ class HardwareProfile(Noun):
     runtime: RuntimeSettings = RuntimeSettings()
     transport: Literal["local"] = "local"
     budgets: Budgets = Budgets()
+    gate: Gate = Gate()
 
 
 def overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
