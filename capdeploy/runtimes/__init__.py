@@ -46,6 +46,8 @@ class Runtime:
         `SilentFallbackError` if the session is not on that device.
     foreign_code : Callable[[Bundle], str | None]
         Names the code outside capdeploy that opening a bundle would call, if any.
+    needs_bundle : bool
+        True if it reads more of a bundle than its graph.
     """
 
     title: str
@@ -53,6 +55,13 @@ class Runtime:
     devices: Callable[[], tuple[str, ...]]
     open: Callable[[Bundle, str, int], Any]
     foreign_code: Callable[[Bundle], str | None] = lambda _: None
+    needs_bundle: bool = False
+
+
+def foreign_code(bundle: Bundle) -> str | None:
+    """Name the code outside capdeploy that rebuilding a bundle's network would call, if any."""
+    architecture = bundle.manifest.checkpoint.architecture
+    return architecture.name if architecture.source == "factory" else None
 
 
 RUNTIMES: Catalog[Runtime] = Catalog("capdeploy.runtimes", "RUNTIME", "runtime")

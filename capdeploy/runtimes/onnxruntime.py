@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU and on CUDA."""
+"""ONNX Runtime on the CPU, on CUDA and on TensorRT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from capdeploy.bundle import GRAPH, Bundle
 from capdeploy.errors import MissingExtraError, SilentFallbackError
 from capdeploy.runtimes import Runtime
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 def _library() -> Any:
@@ -79,4 +83,9 @@ class _Session:
         del self._session
 
 
-RUNTIME = Runtime(title="ONNX Runtime", supports=("cpu", "cuda"), devices=_devices, open=_Session)
+RUNTIME = Runtime(
+    title="ONNX Runtime",
+    supports=("cpu", "cuda", "tensorrt"),
+    devices=_devices,
+    open=_Session,
+)
