@@ -144,7 +144,9 @@ class Explainer:
         if isinstance(kind, nn.Conv2d):
             boxed = sources[0].op == "placeholder" and self._rules.bounds is not None
             shares: rules.Shares = (
-                rules.convolution(kind, inputs[0], relevance, self._rules, boxed=boxed),
+                rules.convolution(
+                    kind, inputs[0], values[node], relevance, self._rules, boxed=boxed
+                ),
             )
         else:
             again = self._again(node, values, sources)

@@ -96,7 +96,11 @@ def _convolve(layer: nn.Conv2d, weight: torch.Tensor) -> Callable[[torch.Tensor]
 
 
 def _box(
-    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules
+    layer: nn.Conv2d,
+    inputs: torch.Tensor,
+    response: torch.Tensor,
+    relevance: torch.Tensor,
+    rules: Rules,
 ) -> torch.Tensor:
     low, high = (
         torch.tensor(bound, dtype=inputs.dtype)[None, :, None, None].expand_as(inputs)
@@ -114,34 +118,35 @@ def _box(
 
 
 def _alpha1beta0(
-    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules
+    layer: nn.Conv2d,
+    inputs: torch.Tensor,
+    response: torch.Tensor,
+    relevance: torch.Tensor,
+    rules: Rules,
 ) -> torch.Tensor:
-    up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
-    response = _convolve(layer, layer.weight)(inputs)
-    if layer.bias is not None:
-        response = response + layer.bias[None, :, None, None]
     below = response < 0
-    shared = _of_one_sign(layer, (up, down), inputs, torch.where(below, 0.0, relevance))
     # Behind a ReLU a negative response has no relevance. Without one (linear bottlenecks) it has,
     # and then it is the negative contributions that made it.
     rest = torch.where(below, relevance, 0.0)
-    if bool(rest.any()):
-        shared = shared + _of_one_sign(layer, (-down, -up), inputs, rest)
-    return shared
+    if not bool(rest.any()):
+        return _of_one_sign(layer, inputs, relevance, sign=1)
+    shared = _of_one_sign(layer, inputs, relevance - rest, sign=1)
+    return shared + _of_one_sign(layer, inputs, rest, sign=-1)
 
 
 def _of_one_sign(
-    layer: nn.Conv2d, weights: Tensors, inputs: torch.Tensor, relevance: torch.Tensor
+    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, *, sign: int
 ) -> torch.Tensor:
-    """Share relevance among positive contributions: first weight on inputs > 0, second on < 0."""
+    """Share relevance among the contributions of one sign, taken as positive."""
+    on_positive = _convolve(layer, (sign * layer.weight).clamp(min=0))
     # Behind a ReLU nothing is negative, and half the work can be left out.
     if bool((inputs >= 0).all()):
-        on_positive = _convolve(layer, weights[0])
         (slope,) = _back(on_positive, (inputs,), lambda total: _ratio(relevance, total))
         return inputs * slope
+    on_negative = _convolve(layer, (sign * layer.weight).clamp(max=0))
 
     def contributions(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        return _convolve(layer, weights[0])(positive) + _convolve(layer, weights[1])(negative)
+        return on_positive(positive) + on_negative(negative)
 
     parts = (inputs.clamp(min=0), inputs.clamp(max=0))
     slopes = _back(contributions, parts, lambda total: _ratio(relevance, total))
@@ -149,7 +154,11 @@ def _of_one_sign(
 
 
 def _gamma(
-    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules
+    layer: nn.Conv2d,
+    inputs: torch.Tensor,
+    response: torch.Tensor,
+    relevance: torch.Tensor,
+    rules: Rules,
 ) -> torch.Tensor:
     weight = layer.weight + rules.gamma * layer.weight.clamp(min=0)
     slope = _back(_convolve(layer, weight), (inputs,), lambda total: relevance / _steady(total))
@@ -157,7 +166,11 @@ def _gamma(
 
 
 def _epsilon(
-    layer: nn.Module, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules
+    layer: nn.Module,
+    inputs: torch.Tensor,
+    response: torch.Tensor,
+    relevance: torch.Tensor,
+    rules: Rules,
 ) -> torch.Tensor:
     slope = _back(layer, (inputs,), lambda total: relevance / _steady(total))
     return inputs * slope[0]
@@ -167,7 +180,13 @@ _CONVOLUTIONS = {"alpha1beta0": _alpha1beta0, "gamma": _gamma, "epsilon": _epsil
 
 
 def convolution(
-    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, rules: Rules, *, boxed: bool
+    layer: nn.Conv2d,
+    inputs: torch.Tensor,
+    response: torch.Tensor,
+    relevance: torch.Tensor,
+    rules: Rules,
+    *,
+    boxed: bool,
 ) -> torch.Tensor:
     """Hand the relevance of a convolution's outputs to its inputs.
 
@@ -177,6 +196,8 @@ def convolution(
         The convolution, batch normalisation folded in.
     inputs : torch.Tensor
         (N, C, H, W), what it read.
+    response : torch.Tensor
+        (N, O, H', W'), what it answered.
     relevance : torch.Tensor
         (N, O, H', W') of its outputs.
     rules : Rules
@@ -190,7 +211,7 @@ def convolution(
         (N, C, H, W).
     """
     rule = _box if boxed else _CONVOLUTIONS[rules.convolution]
-    return rule(layer, inputs, relevance, rules)
+    return rule(layer, inputs, response, relevance, rules)
 
 
 def operation(
