@@ -18,7 +18,7 @@ from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.recipe import Recipe
 
 PREFIX = "CAPDEPLOY_"
-DEVICES = ("cpu", "cuda", "gpu")
+DEVICES = ("cpu", "cuda", "tensorrt", "gpu", "npu")
 LISTS = frozenset(
     {
         "max_macs",

@@ -1,0 +1,80 @@
+"""The two sides of a comparison: bundles, or bare ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from capdeploy import bundle as bundles
+from capdeploy import graphfile
+from capdeploy.bench.measure import Batch
+from capdeploy.bundle import GRAPH, Bundle, CheckImages, digest
+from capdeploy.errors import UsageError
+from capdeploy.graphfile import GraphFile
+from capdeploy.values.gate import Side
+
+Artefact = Bundle | GraphFile
+IMAGES = 16
+
+
+def read(path: Path) -> Artefact:
+    """Open a bundle's folder, a run's folder with one compressed bundle, or an ONNX file.
+
+    Parameters
+    ----------
+    path : Path
+        What the user named.
+
+    Returns
+    -------
+    Artefact
+        What lies there.
+
+    Raises
+    ------
+    UsageError
+        If nothing can be compared there, or more than one thing.
+    """
+    if path.is_file() or path.suffix == ".onnx":
+        return graphfile.read(path)
+    found = bundles.find(path)
+    if len(found) > 1:
+        found = tuple(each for each in found if each.manifest.role == "compressed")
+    if len(found) != 1:
+        names = ", ".join(each.folder.name for each in found)
+        raise UsageError(f"{path} holds several bundles ({names}); name one of them")
+    return found[0]
+
+
+def batches(artefact: Artefact, size: int) -> list[Batch]:
+    """Make the inputs: the bundle's own test images, or noise where a bare graph has none."""
+    if isinstance(artefact, GraphFile):
+        shape = [axis or 1 for axis in artefact.input_shape[1:]]
+        generator = np.random.default_rng(0)
+        return [generator.standard_normal((size, *shape), dtype=np.float32) for _ in range(IMAGES)]
+    images = np.asarray(CheckImages.load(artefact.folder).images[: max(IMAGES, size)])
+    if len(images) < size:
+        images = np.resize(images, (size, *images.shape[1:]))
+    inputs = artefact.manifest.preprocessing.apply(images)
+    return [inputs[at : at + size] for at in range(0, len(inputs) - size + 1, size)]
+
+
+def side(artefact: Artefact) -> Side:
+    """Name one of the two."""
+    if isinstance(artefact, GraphFile):
+        return Side(name=artefact.file.name, sha256=digest(artefact.file))
+    name = f"{artefact.folder.resolve().parent.name}/{artefact.folder.resolve().name}"
+    return Side(name=name, sha256=artefact.manifest.files[GRAPH].sha256)
+
+
+def incomparable(base: Artefact, head: Artefact) -> tuple[str, ...]:
+    """List why two artefacts cannot be timed against each other: one takes other inputs."""
+    shapes = [graphfile.read(each.path(GRAPH)).input_shape[1:] for each in (base, head)]
+    if shapes[0] != shapes[1]:
+        return (f"input shape: {_shape(shapes[0])} and {_shape(shapes[1])}",)
+    return ()
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return "x".join("any" if axis is None else str(axis) for axis in shape) or "unknown"

@@ -1,0 +1,59 @@
+"""``capdeploy gate``: say whether head is slower or worse than base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from capdeploy.cli import _gate
+from capdeploy.cli._output import Progress, format_option, tell
+
+INCONCLUSIVE = 5
+
+
+@click.command()
+@_gate.options
+@format_option
+def command(style: str, **flags: Any) -> int:
+    """Compare HEAD with BASE: bundles (or runs with one compressed bundle), or ONNX files.
+
+    Exit code 1 only for a regression beyond doubt; 5 under --strict if there is no answer.
+    """
+    from capdeploy.bench import calibrate, gate, history
+    from capdeploy.bench.environment import read
+    from capdeploy.report import gate as shown
+
+    base, head, profile, sampling = _gate.asked(flags)
+    log: Path | None = flags["history"]
+    entries = history.read(log) if log is not None else ()
+    if flags["calibrate"]:
+        found = calibrate.run(
+            base, profile, flags["calibrate"], sampling=sampling, say=Progress(),
+            trust_factory=flags["trust_factory"],
+        )  # fmt: skip
+        tell(style, found.to_json(), [shown.calibration(found)])
+        if log is not None:
+            history.append(log, history.calibrated(found))
+        return 0
+    floors = history.floors(entries, read())
+    report = gate.run(
+        base, head, profile, sampling=sampling, floors=floors, say=Progress(),
+        trust_factory=flags["trust_factory"],
+    )  # fmt: skip
+    if log is not None:
+        now = history.entry(report)
+        if base == head:
+            report = history.judged(report, now, entries)
+        history.append(log, now)
+    tell(style, report.to_json(), shown.tables(report))
+    if flags["junit"] is not None:
+        flags["junit"].write_text(shown.junit(report))
+    return _exit_code(report.verdict.kind, strict=flags["strict"])
+
+
+def _exit_code(verdict: str, *, strict: bool) -> int:
+    if verdict == "regressed":
+        return 1
+    return INCONCLUSIVE if strict and verdict != "kept" else 0

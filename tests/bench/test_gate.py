@@ -1,0 +1,298 @@
+"""The gate on real bundles: facts are exact, rows are measured, verdicts are joined."""
+
+import json
+import shutil
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import onnx
+import pytest
+
+from capdeploy import bundle, profiles, recipes
+from capdeploy.bench import child, contest, duel, facts, gate, history, sides
+from capdeploy.bench.contest import Sampling
+from capdeploy.bench.duel import Arena
+from capdeploy.errors import ConfigError, UsageError
+from capdeploy.progress import Quiet
+from capdeploy.report import gate as shown
+from capdeploy.values.gate import Fact, GateReport
+from capdeploy.values.report import Settings
+from capdeploy.values.verdict import Incomparable, Inconclusive, Kept, Regressed
+from tests.bench.test_gate_statistics import Weather
+
+FEW = Sampling(blocks=2, calibration=2, rounds=3, doublings=0)
+
+
+def profile(*runtimes):
+    return recipes.with_runtime(
+        profiles.load("this-host"), {"runtimes": list(runtimes), "devices": ["cpu"]}
+    )
+
+
+def resealed(folder, **changes):
+    """Change a bundle's manifest as another build would have written it."""
+    path = folder / bundle.MANIFEST
+    data = json.loads(path.read_text())
+    for name, value in changes.items():
+        target = data
+        *parents, last = name.split("__")
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    path.write_text(json.dumps(data))
+    return sides.read(folder)
+
+
+@pytest.fixture
+def pair(run, tmp_path):
+    shutil.copytree(run.bundle, tmp_path / "head")
+    return sides.read(run.bundle), tmp_path / "head"
+
+
+def found(base, head, name, **allowed):
+    limits = profile().gate.model_copy(update=allowed)
+    return next(fact for fact in facts.compare(base, head, limits) if fact.name == name)
+
+
+def test_equal_bundles_have_equal_facts(pair):
+    base, head = pair
+    outcomes = {fact.name: fact.outcome for fact in facts.compare(base, sides.read(head),
+                                                                  profile().gate)}  # fmt: skip
+    assert set(outcomes) == {
+        "parameters", "MACs", "bytes", "nodes", "opset", "labels", "preprocessing", "accuracy",
+        "parity",
+    }  # fmt: skip
+    assert set(outcomes.values()) == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("change", "fact", "said"),
+    [
+        ({"cost__parameters": 10**7}, "parameters", "10,000,000"),
+        ({"cost__macs": 10**9}, "MACs", "MACs: "),
+        ({"classes__names": ["1", "7", "4"]}, "labels", "7, 1, 4 -> 1, 7, 4"),
+        ({"preprocessing__mean": [0.1, 0.5, 0.5]}, "preprocessing", "preprocessing changed"),
+    ],
+)
+def test_every_worse_fact_is_named(pair, change, fact, said):
+    base, head = pair
+    worse = found(base, resealed(head, **change), fact)
+    assert worse.outcome == "regressed"
+    assert said in worse.finding
+    assert found(base, base, fact).outcome == "same"
+
+
+def test_an_accuracy_drop_is_exact_and_may_be_allowed(pair):
+    base, head = pair
+    data = json.loads((head / bundle.MANIFEST).read_text())["accuracy"]["classes"]
+    data[0]["correct"] -= 1
+    worse = resealed(head, accuracy__classes=data)
+    images = base.manifest.accuracy.images
+    assert found(base, worse, "accuracy").outcome == "regressed"
+    assert found(base, worse, "accuracy", max_drop=1 / images).outcome == "changed"
+    assert found(worse, base, "accuracy").outcome == "better"
+
+
+def test_a_smaller_network_is_better_and_the_other_way_round_worse(run):
+    small, large = sides.read(run.bundle), sides.read(run.folder / "baseline")
+    for name in ("parameters", "MACs", "bytes"):
+        assert found(large, small, name).outcome == "better"
+        assert found(small, large, name).outcome == "regressed"
+    assert found(small, large, "parameters", max_growth=1000.0).outcome == "changed"
+
+
+def test_graphs_of_other_inputs_are_incomparable(run, tmp_path):
+    model = onnx.load(run.bundle / "model.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 32
+    onnx.save(model, tmp_path / "other.onnx")
+    report = gate.run(
+        run.bundle, tmp_path / "other.onnx", profile("onnxruntime"),
+        sampling=FEW, floors={}, say=Quiet(),
+    )  # fmt: skip
+    assert isinstance(report.verdict, Incomparable)
+    assert report.verdict.differing == ("input shape: 3x16x16 and 3x32x16",)
+    assert not report.rows
+
+
+def test_a_whole_gate_in_two_runtimes(run):
+    report = gate.run(
+        run.bundle, run.bundle, profile("onnxruntime", "openvino", "pytorch"),
+        sampling=FEW, floors={}, say=Quiet(),
+    )  # fmt: skip
+    assert {row.settings.runtime for row in report.rows} == {"onnxruntime", "openvino"}
+    # The network of this bundle comes from a factory: its code is not run unasked.
+    assert "--trust-factory" in report.skipped[0].result.reason
+    for row in report.rows:
+        assert len(row.blocks) == 2
+        assert all(len(block.base_wall_ms) == 3 for block in row.blocks)
+        assert row.blocks[0].effective["threads"] == "1"
+        assert len(row.blocks[0].affinity) in (0, 1)
+        assert 0.3 < row.effect.ratio < 3
+        assert row.effect.level == 0.99
+    assert GateReport.from_json(report.to_json()) == report
+    tables = shown.tables(report)
+    assert [len(table.columns) for table in tables] == [2, 4, 9]
+
+
+def test_bare_graphs_are_gated_too(run):
+    graph = run.bundle / "model.onnx"
+    report = gate.run(
+        graph, graph, profile("onnxruntime", "pytorch"), sampling=FEW, floors={}, say=Quiet()
+    )
+    assert [row.settings.runtime for row in report.rows] == ["onnxruntime"]
+    assert report.skipped[0].result.reason == "PyTorch needs a bundle, not an ONNX file"
+    assert {fact.name for fact in report.facts} == {"parameters", "bytes", "nodes", "opset"}
+
+
+def test_a_broken_graph_is_an_open_question_and_no_traceback(run, tmp_path):
+    model = onnx.load(run.bundle / "model.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "broken.onnx")
+    report = gate.run(
+        run.bundle / "model.onnx", tmp_path / "broken.onnx", profile("onnxruntime"),
+        sampling=FEW, floors={}, say=Quiet(),
+    )  # fmt: skip
+    assert isinstance(report.verdict, Inconclusive)
+    assert report.skipped[0].result.failed
+    assert "NoSuchOperator" in report.skipped[0].result.reason
+
+
+class Steps:
+    """A session that takes as long as its clock is told."""
+
+    def __init__(self, clock, ms):
+        self.clock, self.ms, self.calls = clock, ms, 0
+
+    def run(self, batch):
+        self.calls += 1
+        self.clock.now += int(self.ms * 1e6)
+
+
+class Hands:
+    now = 0
+
+    def now_ns(self):
+        return self.now
+
+
+def test_a_block_alternates_sides_and_repeats_disturbed_rounds():
+    clock = Hands()
+    order = []
+
+    class Named(Steps):
+        def __init__(self, name, ms):
+            super().__init__(clock, ms)
+            self.name = name
+
+        def run(self, batch):
+            super().run(batch)
+            if not order or order[-1] != self.name:
+                order.append(self.name)
+
+    switches = iter([0, 0, 0, 100, *[100] * 100])
+    arena = Arena([np.zeros((1, 1), np.float32)] * 4, clock, clock, lambda: next(switches))
+    block = duel.fight(Named("a", 2.0), Named("b", 3.0), arena, rounds=4, base_first=True)
+    assert block.base_wall_ms == (2.0,) * 4
+    assert block.head_wall_ms == (3.0,) * 4
+    assert block.repeated == 1
+    assert block.calls == (12, 8)
+    # Names are written once where two rounds of one side meet: that is ABBA.
+    assert "".join(order[2:])[:4] in ("baba", "abab", "abba")
+
+
+def test_a_verdict_needs_one_regression_or_one_open_question():
+    settings = Settings(bundle="b", runtime="fake", device="cpu", threads=1)
+    this = profile()
+    row = contest.contest(Weather(0, luck=0.001, jitter=0.001, burst=0), settings, this, FEW)
+    kept = report_of([row.model_copy(update={"verdict": "kept"})])
+    assert gate.conclude(kept) == Kept()
+    slow = report_of([row.model_copy(update={"verdict": "regressed", "reason": "+10 %"})])
+    assert gate.conclude(slow) == Regressed(findings=("latency in fake on cpu: +10 %",))
+    unsure = report_of([row.model_copy(update={"verdict": "too noisy", "reason": "wind"})])
+    assert gate.conclude(unsure) == Inconclusive(reasons=("latency in fake on cpu: wind",))
+    worse = Fact(name="MACs", base="1", head="2", outcome="regressed", finding="MACs: 1 -> 2")
+    both = unsure.model_copy(update={"facts": (worse,)})
+    assert gate.conclude(both) == Regressed(findings=("MACs: 1 -> 2",))
+
+
+def report_of(rows):
+    from capdeploy.bench import environment
+    from capdeploy.values.gate import Side
+
+    side = Side(name="x", sha256="0" * 64)
+    return GateReport(
+        tool_version="0", base=side, head=side, profile="p", environment=environment.read(),
+        facts=(), rows=tuple(rows), verdict=Kept(),
+    )  # fmt: skip
+
+
+def test_junit_counts_failures_and_open_questions():
+    settings = Settings(bundle="b", runtime="fake", device="cpu", threads=1)
+    row = contest.contest(Weather(0), settings, profile(), FEW)
+    worse = Fact(name="MACs", base="1", head="2", outcome="regressed", finding="MACs: 1 < 2 & 3")
+    report = report_of(
+        [row.model_copy(update={"verdict": "inconclusive", "reason": "wind"})]
+    ).model_copy(update={"facts": (worse,)})
+    suite = ET.fromstring(shown.junit(report))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("2", "1", "1")
+    assert suite.find("testcase/failure").get("message") == "MACs: 1 < 2 & 3"
+
+
+def test_history_keeps_every_line_and_knows_this_machine(tmp_path):
+    settings = Settings(bundle="b", runtime="fake", device="cpu", threads=1)
+    row = contest.contest(Weather(0), settings, profile(), FEW)
+    report = report_of([row])
+    log = tmp_path / "history.jsonl"
+    assert history.read(log) == ()
+    first = history.entry(report)
+    history.append(log, first)
+    history.append(log, first)
+    assert history.read(log) == (first, first)
+    assert history.compare(first, first) == Kept()
+    slow = first.model_copy(update={"head_ms": {k: v * 2 for k, v in first.head_ms.items()}})
+    drifted = history.compare(first, slow)
+    assert isinstance(drifted, Inconclusive)
+    assert "--base" in drifted.reasons[0]
+    elsewhere = first.model_copy(update={
+        "environment": first.environment.model_copy(update={"cpu_model": "Abacus 3000"}),
+    })  # fmt: skip
+    other = history.compare(elsewhere, first)
+    assert isinstance(other, Incomparable)
+    assert "Abacus 3000" in other.differing[0]
+
+
+def test_a_calibration_is_used_on_its_own_machine_only(tmp_path):
+    settings = Settings(bundle="b", runtime="fake", device="cpu", threads=1)
+    row = contest.contest(Weather(0), settings, profile(), FEW)
+    report = report_of([row])
+    here = report.environment
+    known = history.entry(report).model_copy(update={"kind": "calibration", "noise": {"r": 0.04}})
+    assert history.floors((known,), here) == {"r": 0.04}
+    gated = known.model_copy(update={"kind": "gate"})
+    elsewhere = known.model_copy(update={"fingerprint": "other"})
+    assert history.floors((gated, elsewhere), here) == {}
+
+
+def test_a_damaged_history_is_refused_with_its_line(tmp_path):
+    log = tmp_path / "history.jsonl"
+    log.write_text("\n{}\n")
+    with pytest.raises(ConfigError, match="line 2"):
+        history.read(log)
+    log.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not text"):
+        history.read(log)
+
+
+def test_a_run_s_folder_stands_for_its_one_bundle(run, tmp_path):
+    assert sides.read(run.folder).folder == run.bundle
+    with pytest.raises(UsageError, match=r"no such file"):
+        sides.read(tmp_path / "none.onnx")
+
+
+def test_a_dead_child_is_said():
+    with pytest.raises(child.ChildDiedError, match="No module named"):
+        child.run("capdeploy.no_such_module", {}, threads=1, timeout=60)
+
+
+def test_this_machine_s_noise_floor_is_a_share():
+    assert 0 <= gate.noise_floor(blocks=2) < 5

@@ -1,0 +1,91 @@
+"""The gate at the door: exit codes, streams, files."""
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.street.test_street import capdeploy
+
+QUICK = ("--runtimes", "onnxruntime", "--devices", "cpu", "--blocks", 2)
+
+
+def test_a_worse_fact_is_exit_one_in_every_format(run, tmp_path):
+    sides = ("--base", run.bundle, "--head", run.folder / "baseline")
+    done = capdeploy("gate", *sides, *QUICK, "-f", "json", "--junit", tmp_path / "g.xml")
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert report["verdict"]["kind"] == "regressed"
+    assert any(line.startswith("MACs: ") for line in report["verdict"]["findings"])
+    assert int(ET.parse(tmp_path / "g.xml").getroot().get("failures")) >= 1
+    shown = capdeploy("gate", *sides, *QUICK, "-f", "md")
+    assert shown.returncode == 1
+    assert shown.stdout.startswith("### Regression: out/baseline against out/ratio-0.5")
+
+
+def test_a_bundle_against_itself_is_not_red(run, tmp_path):
+    log = tmp_path / "history.jsonl"
+    done = capdeploy(
+        "gate", "--base", run.bundle, "--head", run.bundle, *QUICK, "--min-effect", 0.5,
+        "--max-noise", 0.9, "--history", log,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "smallest seen" in done.stdout
+    assert json.loads(log.read_text())["kind"] == "gate"
+    stored = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log, "--min-effect", 0.5,
+                       "--max-noise", 0.9)  # fmt: skip
+    assert stored.returncode == 0, stored.stderr
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_stored_numbers_of_another_machine_are_shown_and_not_red(run, tmp_path):
+    log = tmp_path / "history.jsonl"
+    first = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log)
+    assert first.returncode == 0, first.stderr
+    entry = json.loads(log.read_text())
+    entry["environment"]["cpu_model"] = "Abacus 3000"
+    log.write_text(json.dumps(entry) + "\n")
+    done = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log, "-f", "md")
+    assert done.returncode == 0
+    assert done.stdout.startswith("### Not comparable")
+    assert "Abacus 3000" in done.stdout
+    strict = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log, "--strict")
+    assert strict.returncode == 0  # the newest line is this machine's again
+
+
+def test_a_noisy_machine_is_exit_five_only_under_strict(run):
+    sides = ("--base", run.bundle, "--head", run.bundle, *QUICK, "--max-noise", 1e-9)
+    assert capdeploy("gate", *sides).returncode == 0
+    done = capdeploy("gate", *sides, "--strict", "-f", "json")
+    assert done.returncode == 5
+    assert json.loads(done.stdout)["verdict"]["kind"] == "inconclusive"
+
+
+def test_a_calibration_is_stored(run, tmp_path):
+    log = tmp_path / "history.jsonl"
+    done = capdeploy("gate", "--base", run.bundle, *QUICK, "--calibrate", 2, "--history", log)
+    assert done.returncode == 0, done.stderr
+    assert "false alarms" in done.stdout
+    entry = json.loads(log.read_text())
+    assert entry["kind"] == "calibration"
+    assert list(entry["noise"]) == ["onnxruntime cpu fp32 threads=1 batch=1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("--head", "x"), 2, "--base is missing"),
+        (("--base", "x"), 2, "--head is missing"),
+        (("--base", "x", "--head", "x"), 2, "x is not a bundle: no such folder"),
+        (("--base", "x.onnx", "--head", "x.onnx"), 2, "x.onnx: no such file"),
+        (("--base", "x", "--head", "x", "--min-effect", "5"), 2, "--min-effect"),
+        (("--base", "x", "--head", "x", "--profile", "moon"), 2, "moon"),
+        (("--base", "x", "--head", "x", "--runtimes", "tflite"), 2, "tflite"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, code, line):
+    done = capdeploy("gate", *arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert line in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
