@@ -22,6 +22,7 @@ from capdeploy.errors import StepFailedError
 from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES, Runtime
 from capdeploy.values.gate import Block, GateReport, GateRow, SkippedRow
+from capdeploy.values.noise import Noise
 from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.report import Settings, Skipped
 from capdeploy.values.verdict import Incomparable, Inconclusive, Kept, Regressed
@@ -131,7 +132,7 @@ def run(
         head=sides.side(pair[1]),
         profile=profile.id,
         environment=environment.read(),
-        noise=watch.noise,
+        noise=_with(watch.noise, rows),
         facts=() if differing else facts.compare(*pair, profile.gate),
         rows=tuple(rows),
         skipped=tuple(skipped),
@@ -168,6 +169,14 @@ def _rows(
             skipped.append(SkippedRow(settings=settings, result=broken))
     say.advance(runnable, runnable, "")
     return rows, skipped
+
+
+def _with(noise: Noise | None, rows: Sequence[GateRow]) -> Noise | None:
+    """Add what base against itself told of the machine, the loudest row's."""
+    if noise is None:
+        return None
+    largest = max((row.noise for row in rows), default=None)
+    return noise.model_copy(update={"aa_half_width": largest})
 
 
 def conclude(report: GateReport) -> Regressed | Inconclusive | Kept:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from capdeploy.bench.clock import Clock
 from capdeploy.bench.stats import speed_up
+from capdeploy.errors import StepFailedError
 from capdeploy.runtimes import Session
 from capdeploy.values.report import SpeedUp
 
@@ -100,6 +101,45 @@ def steady(
             if spent >= seconds * 1000 and len(values) >= LEAST_RUNS:
                 return tuple(values)
     raise AssertionError("unreachable: the cycle does not end")
+
+
+def by_events(
+    session: Session, batches: Sequence[Batch], wall_ms: Sequence[float]
+) -> tuple[float, ...]:
+    """Time inferences by the device's own events, where it has any, and check the clock by them.
+
+    Parameters
+    ----------
+    session : Session
+        What to run; warm.
+    batches : Sequence[Batch]
+        Real inputs, cycled.
+    wall_ms : Sequence[float]
+        What the clock found for the same work, copies back included.
+
+    Returns
+    -------
+    tuple[float, ...]
+        Milliseconds; empty for a session without events.
+
+    Raises
+    ------
+    StepFailedError
+        If the events say longer than the clock: then the clock did not wait for the device.
+    """
+    timed = getattr(session, "device_ms", None)
+    if timed is None or timed(batches[0]) is None:
+        return ()
+    values = tuple(float(timed(batch)) for batch in itertools.islice(
+        itertools.cycle(batches), LEAST_RUNS
+    ))  # fmt: skip
+    events, clock = statistics.median(values), statistics.median(wall_ms)
+    if events > clock * (1 + STEADY_SPREAD):
+        raise StepFailedError(
+            f"the device's events say {events:.3g} ms and the clock {clock:.3g} ms: the clock did "
+            "not wait for the device"
+        )
+    return values
 
 
 def paired(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from capdeploy import bundle as bundles
-from capdeploy.bench import child, measure
+from capdeploy.bench import child, measure, sides
 from capdeploy.bench.clock import Clock, CpuMeter, WallClock
 from capdeploy.bundle import Bundle, CheckImages
 from capdeploy.errors import (
@@ -29,7 +29,6 @@ from capdeploy.values.accuracy import Accuracy, ClassAccuracy
 from capdeploy.values.artifact import Parity
 from capdeploy.values.report import Measured, Settings, Skipped, SpeedUp
 
-TIMED_IMAGES = 16
 # Other runtimes use other algorithms (Winograd, for one): ten times what the exporter was allowed.
 RUNTIME_MARGIN = 10.0
 
@@ -74,6 +73,8 @@ def row(
         If the device is not here.
     UntrustedError
         If opening the bundle or its baseline would call code that is not trusted.
+    StepFailedError
+        If a GPU's own events say longer than the clock.
     """
     if not trust_factory:
         _refuse_foreign_code(runtime, bundle, baseline)
@@ -83,12 +84,13 @@ def row(
     start = clock.now_ns()
     session: Session = runtime.open(bundle, settings.device, settings.threads)
     load_ms = (clock.now_ns() - start) / measure.MS
-    batches = _batches(bundle, checks, settings.batch)
+    batches = sides.batches(bundle, settings.batch)
     first_ms = measure.one(session, batches[0], clock)
     warmup = measure.warm(session, batches, clock)
     meter = CpuMeter(clock)
     latencies = measure.steady(session, batches, meter, seconds=seconds / 3)
     peak = peak_rss_mib()
+    device_ms = measure.by_events(session, batches, latencies)
     accuracy, parity = check(session, bundle, checks, settings.runtime)
     versus = None
     if baseline is not None:
@@ -100,6 +102,7 @@ def row(
         warmup_ms=warmup,
         latency_ms=latencies,
         cpu_ms_per_inference=meter.spent_ns / measure.MS / len(latencies),
+        device_ms=device_ms,
         peak_rss_mib=peak,
         size_bytes=bundle.size_bytes,
         accuracy=accuracy,
@@ -134,14 +137,6 @@ def _versus(
     result = measure.paired(other, session, batches, clock, seconds=seconds)
     other.close()
     return result
-
-
-def _batches(bundle: Bundle, checks: CheckImages, size: int) -> list[measure.Batch]:
-    images = np.asarray(checks.images[: max(TIMED_IMAGES, size)])
-    if len(images) < size:
-        images = np.resize(images, (size, *images.shape[1:]))
-    inputs = bundle.manifest.preprocessing.apply(images)
-    return [inputs[at : at + size] for at in range(0, len(inputs) - size + 1, size)]
 
 
 def check(

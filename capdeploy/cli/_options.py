@@ -99,7 +99,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
     ("--profile", str, "Hardware profile: a name or a .toml file."),
     ("--runtimes", Words(), f"Default: the profile's. Known: {_names('runtimes', 'runtime')}."),
-    ("--devices", Words(), "cpu, cuda, gpu; default: the profile's."),
+    ("--devices", Words(), "cpu, cuda, tensorrt, gpu, npu; default: the profile's."),
     ("--threads", int, "Default: the profile's."),
     ("--bench-seconds", float, "Measuring time of a row."),
 )

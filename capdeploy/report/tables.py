@@ -152,8 +152,8 @@ def _benchmark_notes(benchmark: BenchmarkReport) -> list[str]:
         where += " emulated on this host (threads only)"
     here = benchmark.environment
     notes = [
-        f"{where}: {first.threads} thread(s), batch {first.batch}, {first.precision}, "
-        f"{here.cpu_model}",
+        f"{where}: {first.scenario}, {first.threads} thread(s), batch {first.batch}, "
+        f"{first.precision}, {here.cpu_model}",
         f"{benchmark.includes}; speed-up against the head-cut network, interleaved in one "
         "process, bootstrap 95 %",
     ]

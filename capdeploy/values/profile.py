@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 
 Severity = Literal["fail", "warn"]
+Scenario = Literal["single-stream", "offline"]
 Kind = Literal["absolute", "relative"]
 
 
@@ -50,7 +51,10 @@ class RuntimeSettings(Noun):
     precision: Literal["fp32"] = "fp32"
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
-    scenario: Literal["single-stream"] = "single-stream"
+    scenario: Scenario = Field(
+        default="single-stream",
+        description="MLPerf's words: one image at a time, or as many a second as there can be",
+    )
 
 
 class Limit(Noun):

@@ -14,6 +14,7 @@ from capdeploy.values.cost import Cost
 from capdeploy.values.environment import Environment
 from capdeploy.values.noise import Noise
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
+from capdeploy.values.profile import Scenario
 
 
 class Epoch(Noun):
@@ -69,6 +70,7 @@ class Settings(Noun):
     precision: str = "fp32"
     threads: int = Field(ge=1)
     batch: int = Field(default=1, ge=1)
+    scenario: Scenario = "single-stream"
 
 
 class Skipped(Noun):
@@ -104,6 +106,9 @@ class Measured(Noun):
     latency_ms: tuple[float, ...] = Field(min_length=1, description="steady, one per inference")
     cpu_ms_per_inference: float | None = Field(
         default=None, ge=0, description="CPU time of all threads in the steady phase"
+    )
+    device_ms: tuple[float, ...] = Field(
+        default=(), description="by the device's own events, copies to it included; GPUs only"
     )
     peak_rss_mib: float = Field(gt=0, description="of the process, before the baseline is loaded")
     size_bytes: int = Field(gt=0)

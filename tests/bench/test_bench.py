@@ -271,3 +271,24 @@ def test_runtime_settings_of_a_profile_can_be_overridden():
     profile = recipes.with_runtime(profiles.load("this-host"), {"threads": 2, "runtimes": None})
     assert profile.runtime.threads == 2
     assert len(profile.runtime.runtimes) == 3
+
+
+def test_a_device_s_events_are_checked_against_the_clock():
+    class Timed(FakeSession):
+        def device_ms(self, batch):
+            return 1.5
+
+    assert measure.by_events(Timed(), BATCHES, [2.0, 2.1]) == (1.5,) * measure.LEAST_RUNS
+    assert measure.by_events(FakeSession(), BATCHES, [2.0]) == ()
+    with pytest.raises(StepFailedError, match="did not wait for the device"):
+        measure.by_events(Timed(), BATCHES, [1.0])
+
+
+def test_offline_takes_large_batches_unless_a_batch_is_given(run):
+    opened = [bundle.read(run.bundle)]
+    profile = recipes.with_runtime(profiles.load("this-host"), {"scenario": "offline"})
+    assert {settings.batch for _, settings in matrix._rows(opened, profile)} == {32}
+    own = recipes.with_runtime(profile, {"batch": 4})
+    assert {(at.batch, at.scenario) for _, at in matrix._rows(opened, own)} == {(4, "offline")}
+    usual = profiles.load("this-host")
+    assert {settings.batch for _, settings in matrix._rows(opened, usual)} == {1}

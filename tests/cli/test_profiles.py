@@ -126,7 +126,7 @@ def test_validate_says_every_fault_in_a_line_of_its_own(capdeploy, tmp_path):
         "bad.toml: unknown key 'algn' in [device]; did you mean align?",
         "bad.toml: budgets.min_speed_up.value: Input should be greater than 0, found -1",
         "bad.toml: unknown key 'severty' in [budgets.min_speed_up]; did you mean severity?",
-        "bad.toml: unknown key 'min_efect' in [gate]; did you mean min_effect?",
+        "bad.toml: unknown key 'min_efect' in [gate]; did you mean min_effect",
         "bad.toml: unknown key 'devcie' in the top level; did you mean device?",
         "names.toml: runtime.runtimes: unknown name 'onnxruntme'; did you mean onnxruntime?",
         "names.toml: runtime.devices: unknown name 'cpuu'; did you mean cpu?",
