@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from capdeploy import profiles, recipes
 from capdeploy.bench import effect, gate
 from capdeploy.bench.contest import Sampling
-from capdeploy.bench.gate import Processes
+from capdeploy.bench.processes import Processes
 from capdeploy.progress import Quiet
 from capdeploy.values.gate import GateRow
 from capdeploy.values.report import Settings
@@ -62,7 +62,7 @@ def slowed(source: Path, target: Path, size: int) -> None:
     onnx.save(model, target)
 
 
-def measured_slowdown(base: Path, head: Path, settings: Settings, blocks: int = 6) -> float:
+def measured_slowdown(base: Path, head: Path, settings: Settings, blocks: int = 12) -> float:
     """Measure a slowdown interleaved, by the row's own clock."""
     ring = Processes(base, head, settings, Sampling(seed=99))
     return effect.estimate(effect.log_ratios(ring.blocks(blocks), "cpu")).ratio
@@ -70,12 +70,12 @@ def measured_slowdown(base: Path, head: Path, settings: Settings, blocks: int = 
 
 def make_slow(base: Path, folder: Path, settings: Settings, wanted: float) -> tuple[Path, float]:
     """Choose the extra operator's size so that the measured slowdown is the one that is wanted."""
-    size, found, path = 2048, 1.0, folder / "slowed.onnx"
-    for _ in range(6):
+    size, found, path = 1100, 1.0, folder / "slowed.onnx"
+    for _ in range(10):
         slowed(base, path, size)
         found = measured_slowdown(base, path, settings)
         print(f"extra operator of {size} columns: {found - 1:+.1%}", file=sys.stderr)
-        if abs(found - 1 - wanted) < 0.01:
+        if abs(found - 1 - wanted) < 0.004:
             break
         size = max(64, round(size * min(4.0, max(0.25, wanted / max(found - 1, 0.01)))))
     return path, found

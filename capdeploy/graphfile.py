@@ -78,6 +78,8 @@ def read(file: Path) -> GraphFile:
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as data:
             return _model(file, data)
+    except PermissionError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, IndexError, KeyError) as error:
         raise ConfigError(
             f"{file} is not an ONNX model ({error}); name a bundle's folder or an .onnx file"

@@ -16,10 +16,11 @@ from capdeploy.bundle import digest
 from capdeploy.errors import ArchitectureError, CheckpointError
 from capdeploy.observe.cost import geometry
 from capdeploy.observe.trace import Trace, trace
+from capdeploy.recognise import recognise
 from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import NetworkGeometry
-from capdeploy.weights import State, read_state
+from capdeploy.weights import Reading, State, read_state
 from capdeploy.zoo import SOURCES
 
 
@@ -87,7 +88,10 @@ def example(preprocessing: Preprocessing, batch: int = 2) -> torch.Tensor:
 
 
 def open(  # noqa: A001 the room's verb: model.open
-    file: Path, architecture: Architecture, preprocessing: Preprocessing
+    file: Path,
+    architecture: Architecture | None,
+    preprocessing: Preprocessing,
+    reading: Reading | None = None,
 ) -> Model:
     """Open a checkpoint into an architecture.
 
@@ -95,10 +99,12 @@ def open(  # noqa: A001 the room's verb: model.open
     ----------
     file : Path
         torch or safetensors file with a state dict, bare or under a usual key.
-    architecture : Architecture
-        The network that the weights belong to.
+    architecture : Architecture | None
+        The network that the weights belong to; None: found by their names and shapes.
     preprocessing : Preprocessing
         What the network wants to see; gives the input size.
+    reading : Reading | None
+        Where in the file the weights are, if not in the usual place.
 
     Returns
     -------
@@ -110,9 +116,10 @@ def open(  # noqa: A001 the room's verb: model.open
     CheckpointError
         If the file cannot be read safely or its weights do not fit.
     ArchitectureError
-        If the architecture cannot be built or has no head.
+        If the architecture cannot be built, has no head, or is not given and not recognised.
     """
-    raw = read_state(file)
+    raw = read_state(file, reading)
+    architecture = architecture or recognise(raw)
     state = {
         name: value.float() if value.is_floating_point() else value for name, value in raw.items()
     }

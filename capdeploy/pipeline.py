@@ -12,7 +12,6 @@ from capdeploy.progress import Say
 from capdeploy.prune import plan as planning
 from capdeploy.samples import Samples
 from capdeploy.train import head
-from capdeploy.values.checkpoint import Architecture
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import RunReport, Skipped
@@ -36,10 +35,11 @@ def plan(recipe: Recipe, say: Say) -> Planned:
     say.step("open checkpoint and data")
     dataset = samples.open_dataset(recipe.data)
     preprocessing = stages.preprocessing(recipe, dataset)
-    architecture = Architecture.parse(recipe.arch).model_copy(
-        update={"arguments": recipe.arch_args}
+    opened = model.open(
+        Path(recipe.checkpoint), stages.architecture(recipe), preprocessing, stages.reading(recipe)
     )
-    opened = model.open(Path(recipe.checkpoint), architecture, preprocessing)
+    if recipe.arch is None:
+        say.note(f"architecture {opened.checkpoint.architecture} (found by its weights)")
     names = labels.read_names(Path(recipe.labels)) if recipe.labels else None
     table = labels.read_map(Path(recipe.label_map)) if recipe.label_map else None
     outputs = opened.checkpoint.outputs

@@ -31,6 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--capdeploy-head", type=Path, help="bundle or ONNX file that is compared")
     group.addoption("--capdeploy-profile", default="this-host", help="hardware profile")
     group.addoption("--capdeploy-runtimes", help="comma-separated; default: the profile's")
+    group.addoption(
+        "--capdeploy-trust-factory", action="store_true",
+        help="let a bundle name code that builds its network",
+    )  # fmt: skip
 
 
 def pytest_collection_modifyitems(
@@ -38,8 +42,10 @@ def pytest_collection_modifyitems(
 ) -> None:
     """Add the gate's tests, if both sides are named."""
     base, head = config.getoption("--capdeploy-base"), config.getoption("--capdeploy-head")
-    if base is None or head is None:
+    if base is None:
         return
+    if head is None:
+        raise pytest.UsageError("--capdeploy-base needs --capdeploy-head")
     from capdeploy.errors import CapdeployError
 
     try:
@@ -73,7 +79,8 @@ class GateCollector(pytest.Collector):
 
         pair = (sides.read(self.base), sides.read(self.head))
         if differing := sides.incomparable(*pair):
-            raise pytest.UsageError(f"base and head cannot be compared: {differing[0]}")
+            yield ApartItem.from_parent(self, name="comparable", differing=differing)
+            return
         profile = self.profile()
         for fact in facts.compare(*pair, profile.gate):
             yield FactItem.from_parent(self, name=f"fact[{fact.name}]", fact=fact)
@@ -84,7 +91,9 @@ class GateCollector(pytest.Collector):
 class _Item(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Say the finding alone."""
-        if isinstance(excinfo.value, RegressionError):
+        from capdeploy.errors import CapdeployError
+
+        if isinstance(excinfo.value, (RegressionError, CapdeployError)):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
@@ -106,6 +115,18 @@ class FactItem(_Item):
             raise RegressionError(self.fact.finding)
 
 
+class ApartItem(_Item):
+    """Two artefacts that cannot be compared."""
+
+    def __init__(self, *, differing: tuple[str, ...], **rest: Any) -> None:
+        super().__init__(**rest)
+        self.differing = differing
+
+    def runtest(self) -> None:
+        """Say why; it is not head's fault."""
+        pytest.skip(f"not comparable: {'; '.join(self.differing)}")
+
+
 class LatencyItem(_Item):
     """One runtime."""
 
@@ -123,7 +144,8 @@ class LatencyItem(_Item):
         assert isinstance(parent, GateCollector)
         report = gate.run(
             parent.base, parent.head, parent.profile(self.runtime),
-            sampling=Sampling(), floors={}, say=Quiet(),
+            sampling=Sampling(together=len(parent.profile().runtime.runtimes)), floors={},
+            say=Quiet(), trust_factory=self.config.getoption("--capdeploy-trust-factory"),
         )  # fmt: skip
         for row in report.rows:
             self.add_report_section("call", row.settings.device, f"{row.verdict}: {row.reason}")
@@ -138,7 +160,7 @@ class LatencyItem(_Item):
         if unsure:
             pytest.skip("; ".join(unsure))
         if not report.rows:
-            pytest.skip(report.skipped[0].result.reason)
+            pytest.skip("; ".join(each.result.reason for each in report.skipped))
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +198,11 @@ def capdeploy_benchmark(request: pytest.FixtureRequest, bundle: Bundle) -> Calla
         from capdeploy.bench.measure import warm
         from capdeploy.runtimes import RUNTIMES
 
-        session = RUNTIMES.load(runtime).open(bundle, "cpu", threads)
+        shelf = RUNTIMES.load(runtime)
+        code = shelf.foreign_code(bundle)
+        if code is not None and not request.config.getoption("--capdeploy-trust-factory"):
+            pytest.skip(f"{code} builds its network; add --capdeploy-trust-factory if you trust it")
+        session = shelf.open(bundle, "cpu", threads)
         inputs = sides.batches(bundle, batch)
         warm(session, inputs, WallClock())
         benchmark.extra_info |= {
@@ -194,6 +220,8 @@ def capdeploy_benchmark(request: pytest.FixtureRequest, bundle: Bundle) -> Calla
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
     """Store what a comparison has to agree in."""
+    if config.getoption("--capdeploy-head") is None:
+        return  # other repositories' benchmarks are none of ours
     from capdeploy.bench import environment
 
     machine_info["capdeploy"] = environment.read().hard_keys()
@@ -204,8 +232,10 @@ def pytest_benchmark_compare_machine_info(
     config: pytest.Config, benchmarksession: Any, machine_info: Any, compared_benchmark: Any
 ) -> None:
     """Refuse to compare numbers of unlike machines; pytest-benchmark itself would only warn."""
-    mine = machine_info.get("capdeploy", {})
-    theirs = compared_benchmark.get("machine_info", {}).get("capdeploy", {})
+    mine = machine_info.get("capdeploy")
+    theirs = compared_benchmark.get("machine_info", {}).get("capdeploy")
+    if mine is None or theirs is None:
+        return  # one of them is not of a bundle
     differing = [key for key in sorted(mine.keys() | theirs.keys())
                  if mine.get(key) != theirs.get(key)]  # fmt: skip
     if differing:

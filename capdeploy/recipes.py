@@ -78,7 +78,7 @@ def resolve(
         _known(key)
     profile = profiles.load(str(layers.get("profile", "this-host")))
     below = {"align": profile.device.align}
-    missing = [key for key in ("checkpoint", "arch", "data") if key not in layers]
+    missing = [key for key in ("checkpoint", "data") if key not in layers]
     if missing:
         flag = "CHECKPOINT" if missing[0] == "checkpoint" else f"--{missing[0]}"
         raise ConfigError(f"{flag} is missing; give it as a flag, in the recipe, or use --demo")

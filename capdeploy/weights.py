@@ -2,31 +2,80 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import contextlib
+import importlib
+import itertools
 import pickle
 import pickletools
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
+from torch.serialization import safe_globals
 
+from capdeploy.catalog import nearest
 from capdeploy.errors import CheckpointError
+from capdeploy.sniff import SAFETENSORS, sniff
 
 State = dict[str, torch.Tensor]
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
+# Magic number, protocol, system, content, keys of the storages.
+LEGACY_PICKLES = 5
+# Whole pickled networks are opened if every class they name is a network of these packages.
+KNOWN = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.", "timm.")
+# What training scripts (torchvision's and timm's among them) put beside the weights: plain data.
+_SCALAR = np.float64(0).__reduce__()[0]
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    collections.defaultdict,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "bBhHiIlLqQefd?"},
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
+PLAIN_NAMES = [entry[1] if isinstance(entry, tuple) else entry for entry in PLAIN]
 
 
-def read_state(file: Path) -> State:
+@dataclass(frozen=True)
+class Reading:
+    """How to read a file that leaves a choice.
+
+    Parameters
+    ----------
+    state_key : str | None
+        Where in the file the weights are, for example ``model_ema``; dots lead deeper. None: the
+        usual places.
+    strip_prefix : str | None
+        What to take away from the front of every name, for example ``backbone.``; names without
+        it are left out.
+    trust : bool
+        Unpickle whatever the file says, which runs code from it.
+    """
+
+    state_key: str | None = None
+    strip_prefix: str | None = None
+    trust: bool = False
+
+
+def read_state(file: Path, reading: Reading | None = None) -> State:
     """Read a file's weights without running any code from it.
 
     Parameters
     ----------
     file : Path
         A torch zip or legacy file, or a safetensors file; told apart by content.
+    reading : Reading | None
+        Where the weights are, if not in the usual place, and whether to trust the file.
 
     Returns
     -------
@@ -36,16 +85,24 @@ def read_state(file: Path) -> State:
     Raises
     ------
     CheckpointError
-        If the file is missing, truncated, holds foreign classes or no tensors.
+        If the file is missing, truncated, of another kind, holds foreign classes or no tensors.
     """
+    reading = reading or Reading()
+    if file.is_dir():
+        raise CheckpointError(f"checkpoint {file} is a folder; name the file of weights inside")
     if not file.is_file():
         raise CheckpointError(f"checkpoint {file} does not exist")
-    with file.open("rb") as stream:
-        start = stream.read(16)
-    if not start:
+    if not file.stat().st_size:
         raise CheckpointError(f"checkpoint {file} is empty")
-    content = _read_safetensors(file) if start[8:9] == b"{" else _read_torch(file, start)
-    return _unwrap(content, file)
+    found = sniff(file)
+    if not found.opens:
+        raise CheckpointError(f"checkpoint {file} is {found.title}; {found.way_out}")
+    content = (
+        _read_safetensors(file) if found is SAFETENSORS else _read_torch(file, trust=reading.trust)
+    )
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    return _stripped(_unwrap(content, file, reading.state_key), file, reading.strip_prefix)
 
 
 def _read_safetensors(file: Path) -> State:
@@ -57,13 +114,15 @@ def _read_safetensors(file: Path) -> State:
         ) from error
 
 
-def _read_torch(file: Path, start: bytes) -> object:
+def _read_torch(file: Path, *, trust: bool) -> object:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), safe_globals([*PLAIN, *_known_classes(file)]):
             warnings.simplefilter("ignore")  # about pickle protocols; the error says enough
-            return torch.load(file, map_location="cpu", weights_only=True)
+            # A stream and not the path, whose suffix torch would believe.
+            with file.open("rb") as stream:
+                return torch.load(stream, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_foreign(file, start, error)) from error
+        raise CheckpointError(_foreign(file, error)) from error
     except Exception as error:  # torch's unpickler fails in every way on a damaged file
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -72,16 +131,54 @@ def _read_torch(file: Path, start: bytes) -> object:
         ) from error
 
 
-def _foreign(file: Path, start: bytes, error: Exception) -> str:
-    names: list[str] = []
-    if start.startswith(b"PK"):
-        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    else:
+def _known_classes(file: Path) -> list[Any]:
+    """Import the classes of whole pickled networks, if all that the file names are of our list.
+
+    Importing them is what ``import torchvision`` does; nothing of the file runs by that.
+    """
+    names = _named(file)
+    if not names or not all(name.startswith(KNOWN) for name in names):
+        return []
+    found = []
+    for name in names:
+        place, _, kind = name.rpartition(".")
+        try:
+            thing = getattr(importlib.import_module(place), kind)
+        except (ImportError, AttributeError):
+            return []
+        # Functions could do anything with what the file hands them; network classes only hold it.
+        if not (isinstance(thing, type) and issubclass(thing, nn.Module)):
+            return []
+        found.append(thing)
+    return found
+
+
+def _named(file: Path) -> list[str]:
+    """List the foreign classes and functions that a file names, without running it."""
+    with file.open("rb") as stream:
+        zipped = stream.read(2) == b"PK"
+    if not zipped:
         names = _globals_of(file)
+    else:
+        try:
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        except Exception:  # a damaged file: opening it will say how
+            return []
+    plain = {name if isinstance(name, str) else _full(name) for name in PLAIN_NAMES}
+    return [name for name in names if name not in plain]
+
+
+def _full(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _foreign(file: Path, error: Exception) -> str:
+    names = _named(file)
     if names:
         return (
             f"checkpoint {file} holds objects that would run code: {', '.join(names[:4])}"
-            f"{', ...' if len(names) > 4 else ''}; save its state_dict() instead"
+            f"{', ...' if len(names) > 4 else ''}; save its state_dict() instead, or add "
+            "--trust-checkpoint if you know who made it"
         )
     reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
     return (
@@ -91,11 +188,16 @@ def _foreign(file: Path, start: bytes, error: Exception) -> str:
 
 
 def _globals_of(file: Path) -> list[str]:
-    """List the classes and functions that a bare pickle names, by reading it, not by running it."""
+    """List the classes and functions that a bare pickle names, by reading it, not by running it.
+
+    torch's old format is several pickles one after the other, and then the numbers.
+    """
     names: set[str] = set()
     words: list[str] = []
     with file.open("rb") as stream, contextlib.suppress(ValueError):
-        for operation, argument, _ in pickletools.genops(stream):
+        for operation, argument, _ in itertools.chain.from_iterable(
+            pickletools.genops(stream) for _ in range(LEGACY_PICKLES)
+        ):
             if operation.name == "GLOBAL":
                 names.add(str(argument).replace(" ", "."))
             elif operation.name == "STACK_GLOBAL":
@@ -105,7 +207,9 @@ def _globals_of(file: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith(("torch.", "collections.")))
 
 
-def _unwrap(content: object, file: Path) -> State:
+def _unwrap(content: object, file: Path, key: str | None) -> State:
+    if key is not None:
+        content = _at(content, key, file)
     for _ in range(2):
         if isinstance(content, Mapping):
             inner = next((content[key] for key in WRAPPERS if _is_state(content.get(key))), None)
@@ -118,13 +222,38 @@ def _unwrap(content: object, file: Path) -> State:
         )
         raise CheckpointError(
             f"checkpoint {file} holds no weights: found {found}, expected a state_dict, bare or "
-            f"under {', '.join(WRAPPERS)}"
+            f"under {', '.join(WRAPPERS)}; --state-key names another place"
         )
     state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
     for prefix in PREFIXES * 2:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def _at(content: object, key: str, file: Path) -> object:
+    for part in key.split("."):
+        known = tuple(map(str, content)) if isinstance(content, Mapping) else ()
+        if not isinstance(content, Mapping) or part not in content:
+            raise CheckpointError(
+                f"checkpoint {file} has no '{key}': {nearest(part, known) if known else 'no keys'}"
+            )
+        content = content[part]
+        if isinstance(content, nn.Module):
+            content = content.state_dict()
+    return content
+
+
+def _stripped(state: State, file: Path, prefix: str | None) -> State:
+    if prefix is None:
+        return state
+    kept = {name.removeprefix(prefix): value for name, value in state.items()
+            if name.startswith(prefix)}  # fmt: skip
+    if not kept:
+        raise CheckpointError(
+            f"checkpoint {file}: no name begins with '{prefix}'; the first is {next(iter(state))}"
+        )
+    return kept
 
 
 def _is_state(content: object) -> bool:

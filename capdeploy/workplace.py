@@ -65,6 +65,27 @@ def refuse_existing(output: Path, *, force: bool) -> None:
         )
 
 
+def require_writable(path: Path) -> None:
+    """Stop before the work if a file could not be written after it.
+
+    Parameters
+    ----------
+    path : Path
+        The file to be written later.
+
+    Raises
+    ------
+    UsageError
+        If it is a folder, or its folder is not there or cannot be written to.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file")
+    if not path.resolve().parent.is_dir():
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written to: permission denied")
+
+
 def write_file(path: Path, text: str, *, force: bool = False) -> None:
     """Write one text file, in one move: a reader sees the old file or the new one.
 

@@ -77,6 +77,7 @@ def _calibrated(rows: Sequence[GateRow]) -> CalibratedRow:
         settings=rows[0].settings,
         ratios=tuple(row.effect.ratio for row in rows),
         verdicts=tuple(row.verdict for row in rows),
-        noise=max(effect.noise(row.effect) for row in rows),
+        # The usual noise, not the worst: one burst must not blunt every later gate.
+        noise=statistics.median(effect.noise(row.effect) for row in rows),
         visible=statistics.median(row.visible for row in rows),
     )

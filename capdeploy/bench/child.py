@@ -10,7 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
 
 
 class ChildDiedError(Exception):
@@ -50,7 +52,7 @@ def run(module: str, job: dict[str, Any], *, threads: int, timeout: float) -> di
         try:
             done = subprocess.run(
                 command, env={**os.environ, **variables}, capture_output=True, text=True,
-                timeout=timeout, check=False,
+                errors="replace", timeout=timeout, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise ChildDiedError(f"no answer after {error.timeout:g} s") from error

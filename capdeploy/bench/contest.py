@@ -11,7 +11,7 @@ from capdeploy.values.gate import Block, GateRow
 from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.report import Settings
 
-BLOCKS, CALIBRATION, ROUNDS = 5, 2, 8
+BLOCKS, BLOCKS_TOGETHER, CALIBRATION, ROUNDS = 5, 8, 2, 8
 # An ambiguous row gets as many blocks again, at most twice: 5, 10, 20.
 DOUBLINGS = 2
 
@@ -32,6 +32,8 @@ class Sampling:
         How often the blocks of an ambiguous row are doubled, at most.
     seed : int
         Of the order of opening and of the bootstrap.
+    together : int
+        Rows that are judged together, if more than one call makes them.
     """
 
     blocks: int = BLOCKS
@@ -39,6 +41,7 @@ class Sampling:
     rounds: int = ROUNDS
     doublings: int = DOUBLINGS
     seed: int = 0
+    together: int = 1
 
 
 class Ring(Protocol):
@@ -86,7 +89,8 @@ def contest(
         if 2 * own_noise(settings, calibration) <= least:
             break
         calibration += ring.blocks(len(calibration), itself=True)
-    blocks = ring.blocks(sampling.blocks)
+    # The median of five blocks can bear out 95 % at most; rows judged together need 99 %.
+    blocks = ring.blocks(sampling.blocks if rows == 1 else max(sampling.blocks, BLOCKS_TOGETHER))
     row = judged(settings, calibration, blocks, profile, floor=floor, rows=rows)
     for _ in range(sampling.doublings):
         if row.verdict != "inconclusive":
@@ -131,12 +135,13 @@ def judged(
     alone = clock == "cpu"
     level = 0.95 if rows == 1 else 0.99
     found = max(own_noise(settings, calibration), floor)
-    margin = max(profile.gate.effect_of(settings.runtime), 2 * found)
+    least = profile.gate.effect_of(settings.runtime)
+    margin = max(least, 2 * found)
     wall = effect.estimate(effect.log_ratios(blocks, "wall"), level=level)
     cpu = effect.estimate(effect.log_ratios(blocks, "cpu"), level=level)
     verdict, reason = effect.judge(
         cpu if alone else wall, wall if alone else None,
-        margin=margin, noise=found, most_noise=profile.gate.max_noise,
+        least=least, margin=margin, noise=found, most_noise=profile.gate.max_noise,
     )  # fmt: skip
     return GateRow(
         settings=settings, judged_by=clock, wall=wall, cpu=cpu, noise=found, margin=margin,

@@ -18,7 +18,7 @@ from capdeploy.bench import child, measure, sides
 from capdeploy.bench.clock import Clock, WallClock
 from capdeploy.bench.reference import INPUT, Reference
 from capdeploy.bundle import Bundle
-from capdeploy.errors import CapdeployError, MissingDeviceError, MissingExtraError
+from capdeploy.errors import CapdeployError, MissingDeviceError, MissingExtraError, UntrustedError
 from capdeploy.runtimes import RUNTIMES, Session
 from capdeploy.values.gate import Block
 from capdeploy.values.report import Settings
@@ -147,6 +147,10 @@ def block(job: dict[str, Any]) -> Block:
                 f"no such device: {runtime.title} sees no {settings.device} here"
             )
         found = {side: sides.read(Path(job[side])) for side in order}
+        for each in found.values():
+            code = runtime.foreign_code(each) if isinstance(each, Bundle) else None
+            if code is not None and not job["trust_factory"]:
+                raise UntrustedError(f"its network is built by {code}")
         # The gate sends bare graphs only to runtimes that read nothing else of a bundle.
         made = {
             side: runtime.open(cast(Bundle, found[side]), settings.device, settings.threads)

@@ -75,7 +75,13 @@ def noise(calibration: Effect) -> float:
 
 
 def judge(
-    effect: Effect, other: Effect | None, *, margin: float, noise: float, most_noise: float
+    effect: Effect,
+    other: Effect | None,
+    *,
+    least: float,
+    margin: float,
+    noise: float,
+    most_noise: float,
 ) -> tuple[RowVerdict, str]:
     """Turn a measured ratio into one of five answers.
 
@@ -85,8 +91,11 @@ def judge(
         The ratio that decides.
     other : Effect | None
         The same by the wall clock, where CPU time decides: it has to agree.
+    least : float
+        Smallest change that matters to the user, a share: within it, nothing has changed.
     margin : float
-        Smallest change that counts, a share.
+        Smallest change that this machine can tell, a share, at least `least`: beyond it, something
+        has. In between there is no answer, so that noise cannot pass a slow network.
     noise : float
         Deviation of base against itself, a share.
     most_noise : float
@@ -114,6 +123,7 @@ def judge(
         )
     if effect.high < lower:
         return "faster", f"{change}, beyond {margin:.1%}"
-    if effect.low >= lower and effect.high <= upper:
-        return "kept", f"{change}, within {margin:.1%}"
-    return "inconclusive", f"{change} reaches across {margin:.1%}"
+    if effect.low >= 1 / (1 + least) and effect.high <= 1 + least:
+        return "kept", f"{change}, within {least:.1%}"
+    sees = f"; this machine tells only {margin:.1%}" if margin > least else ""
+    return "inconclusive", f"{change} is not within {least:.1%} and not beyond{sees}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from capdeploy import graphfile
 from capdeploy.bench.sides import Artefact
 from capdeploy.bundle import GRAPH, IMAGES, Bundle
@@ -10,6 +12,7 @@ from capdeploy.values.profile import Gate
 
 # Names, versions and dates inside the file differ by some bytes between equal networks.
 SIZE_SLACK_BYTES = 4096
+Outcome = Literal["same", "better", "changed", "regressed"]
 
 
 def compare(base: Artefact, head: Artefact, allowed: Gate) -> tuple[Fact, ...]:
@@ -60,55 +63,51 @@ def compare(base: Artefact, head: Artefact, allowed: Gate) -> tuple[Fact, ...]:
 
 
 def _grown(name: str, base: int, head: int, allowed: float) -> Fact:
-    worse = head > base * (1 + allowed)
-    outcome = "regressed" if worse else "better" if head < base else "same"
-    if not worse and head > base:
-        outcome = "changed"
-    limit = f", at most {allowed:+.1%} is allowed" if allowed else ""
-    finding = f"{name}: {base:,} -> {head:,} ({head / base - 1:+.2%}{limit})" if worse else ""
-    return Fact.model_validate(
-        {"name": name, "base": f"{base:,}", "head": f"{head:,}", "outcome": outcome,
-         "finding": finding}
-    )  # fmt: skip
+    texts = (f"{base:,}", f"{head:,}")
+    if head > base * (1 + allowed):
+        change = f" ({head / base - 1:+.2%})" if base else ""
+        limit = f", at most {allowed:+.1%} is allowed" if allowed else ""
+        return _fact(name, *texts, "regressed", f"{name}: {texts[0]} -> {texts[1]}{change}{limit}")
+    return _fact(name, *texts, "same" if head == base else "better" if head < base else "changed")
 
 
 def _opset(base: int, head: int) -> Fact:
-    worse = head > base
-    return Fact(
-        name="opset", base=str(base), head=str(head),
-        outcome="regressed" if worse else "changed" if head < base else "same",
-        finding=f"opset: {base} -> {head}; an older runtime on the device may refuse it"
-        if worse else "",
-    )  # fmt: skip
+    if head > base:
+        finding = f"opset: {base} -> {head}; an older runtime on the device may refuse it"
+        return _fact("opset", str(base), str(head), "regressed", finding)
+    return _fact("opset", str(base), str(head), "changed" if head < base else "same")
 
 
 def _same(name: str, base: str, head: str) -> Fact:
-    same = base == head
-    return Fact(
-        name=name, base=base, head=head,
-        outcome="same" if same else "regressed",
-        finding="" if same else f"{name} changed: {base} -> {head}",
-    )  # fmt: skip
+    if base == head:
+        return _fact(name, base, head, "same")
+    return _fact(name, base, head, "regressed", f"{name} changed: {base} -> {head}")
 
 
 def _accuracy(base: Bundle, head: Bundle, allowed: float) -> Fact:
     before, after = base.manifest.accuracy, head.manifest.accuracy
+    texts = (_score(base), _score(head))
     if before is None or after is None:
-        return Fact(name="accuracy", base=_score(base), head=_score(head), outcome="changed")
+        lost = before is not None
+        return _fact("accuracy", *texts, "regressed" if lost else "changed",
+                     "accuracy: the head's was not measured" if lost else "")  # fmt: skip
+    if before.images != after.images or _images(base) != _images(head):
+        return _fact("accuracy", *texts, "changed",
+                     f"accuracy: {texts[0]} and {texts[1]} are of different images")  # fmt: skip
     drop = before.top1 - after.top1
     # The exact share that one image is worth must not decide through its rounding.
-    worse = drop > allowed + 1e-9
-    same_images = before.images == after.images and all(
-        base.manifest.files[name].sha256 == head.manifest.files[name].sha256 for name in (IMAGES,)
-    )
-    note = "" if same_images else " (other images: not exact)"
-    finding = f"accuracy: {_score(base)} -> {_score(head)}, {drop * 100:.2f} points lower, at most "
-    finding += f"{allowed * 100:g} allowed{note}"
-    outcome = "regressed" if worse else "same" if drop == 0 else "better" if drop < 0 else "changed"
-    return Fact.model_validate(
-        {"name": "accuracy", "base": _score(base), "head": _score(head) + note,
-         "outcome": outcome, "finding": finding if worse else ""}
-    )  # fmt: skip
+    if drop > allowed + 1e-9:
+        finding = f"accuracy: {texts[0]} -> {texts[1]}, {drop * 100:.2f} points lower, at most "
+        return _fact("accuracy", *texts, "regressed", f"{finding}{allowed * 100:g} allowed")
+    return _fact("accuracy", *texts, "same" if not drop else "better" if drop < 0 else "changed")
+
+
+def _images(bundle: Bundle) -> str:
+    return bundle.manifest.files[IMAGES].sha256
+
+
+def _fact(name: str, base: str, head: str, outcome: Outcome, finding: str = "") -> Fact:
+    return Fact(name=name, base=base, head=head, outcome=outcome, finding=finding)
 
 
 def _score(bundle: Bundle) -> str:
@@ -117,17 +116,17 @@ def _score(bundle: Bundle) -> str:
 
 
 def _parity(base: Bundle, head: Bundle) -> Fact:
-    texts = []
-    for each in (base, head):
-        last = each.manifest.artifact.parity[-1]
-        texts.append(f"{last.top1_agreement:.1%}, {last.max_abs_error:.1e}")
+    before, after = _proof(base), _proof(head)
     broken = [proof for proof in head.manifest.artifact.parity if not proof.holds]
-    return Fact(
-        name="parity", base=texts[0], head=texts[1],
-        outcome="regressed" if broken else "same",
-        finding=f"parity of the {broken[0].stage} graph does not hold: {texts[1]}"
-        if broken else "",
-    )  # fmt: skip
+    if broken:
+        finding = f"parity of the {broken[0].stage} graph does not hold: {after}"
+        return _fact("parity", before, after, "regressed", finding)
+    return _fact("parity", before, after, "same")
+
+
+def _proof(bundle: Bundle) -> str:
+    last = bundle.manifest.artifact.parity[-1]
+    return f"{last.top1_agreement:.1%}, {last.max_abs_error:.1e}"
 
 
 def _words(bundle: Bundle) -> str:

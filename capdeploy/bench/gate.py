@@ -7,77 +7,25 @@ time, and base against itself tells how small a difference can be seen (docs/dec
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from capdeploy import __version__, errors
-from capdeploy.bench import child, effect, environment, facts, noise, sides
+from capdeploy import __version__
+from capdeploy import bundle as bundles
+from capdeploy.bench import child, environment, facts, noise, sides
 from capdeploy.bench.contest import Sampling, contest
-from capdeploy.bench.reference import Reference
+from capdeploy.bench.processes import NotHereError, Processes
 from capdeploy.bench.sides import Artefact
 from capdeploy.bundle import Bundle
-from capdeploy.errors import StepFailedError
+from capdeploy.errors import CapdeployError, ConfigError
 from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES, Runtime
-from capdeploy.values.gate import Block, GateReport, GateRow, SkippedRow
+from capdeploy.values.gate import GateReport, GateRow, SkippedRow
 from capdeploy.values.noise import Noise
 from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.report import Settings, Skipped
 from capdeploy.values.verdict import Incomparable, Inconclusive, Kept, Regressed
-
-WORKER = "capdeploy.bench.duel"
-BLOCK_SECONDS = 300
-
-
-@dataclass
-class Processes:
-    """Makes blocks of one row, one fresh process after the other.
-
-    Parameters
-    ----------
-    base : Path
-        What is compared with.
-    head : Path
-        What is compared.
-    settings : Settings
-        How it runs.
-    sampling : Sampling
-        Rounds of a block and the seed.
-    """
-
-    base: Path
-    head: Path
-    settings: Settings
-    sampling: Sampling
-
-    def __post_init__(self) -> None:
-        self._random = random.Random(f"{self.sampling.seed} {self.settings}")
-        self._turn = 0
-
-    def blocks(self, count: int, *, itself: bool = False) -> list[Block]:
-        """Measure some more blocks."""
-        return [self._block(self.base if itself else self.head) for _ in range(count)]
-
-    def _block(self, head: Path) -> Block:
-        self._turn += 1
-        job = {
-            "base": str(self.base), "head": str(head), "settings": self.settings.model_dump(),
-            "rounds": self.sampling.rounds, "turn": self._turn,
-            "base_first": self._random.random() < 0.5,
-        }  # fmt: skip
-        answer = child.run(WORKER, job, threads=self.settings.threads, timeout=BLOCK_SECONDS)
-        if "skipped" in answer:
-            raise NotHereError(answer["skipped"])
-        if "error" in answer:
-            kind = getattr(errors, answer["error"], StepFailedError)
-            raise kind(f"{self.settings.runtime} on {self.settings.device}: {answer['message']}")
-        return Block.model_validate(answer["block"])
-
-
-class NotHereError(Exception):
-    """A runtime or device is not on this machine."""
 
 
 def run(
@@ -118,14 +66,24 @@ def run(
     ------
     UsageError
         If a side is not there.
-    SilentFallbackError
-        If a runtime ran on another device than asked.
+    ConfigError
+        If the profile leaves nothing to measure.
+    DigestError
+        If a bundle is not what its manifest says.
     """
     pair = (sides.read(base), sides.read(head))
+    for each in pair:
+        if isinstance(each, Bundle):
+            bundles.verify(each)
     differing = sides.incomparable(*pair)
     wanted = [] if differing else _settings(pair, profile, trust_factory=trust_factory)
+    if not wanted and not differing:
+        raise ConfigError(
+            f"profile {profile.id} leaves nothing to measure: no runtime of "
+            f"{', '.join(profile.runtime.runtimes)} runs on {', '.join(profile.runtime.devices)}"
+        )
     with noise.watched() as watch:
-        rows, skipped = _rows(pair, wanted, profile, sampling, floors, say)
+        rows, skipped = _rows(pair, wanted, profile, sampling, floors, say, trust_factory)
     report = GateReport(
         tool_version=__version__,
         base=sides.side(pair[0]),
@@ -148,25 +106,30 @@ def _rows(
     sampling: Sampling,
     floors: dict[str, float],
     say: Say,
+    trust_factory: bool,
 ) -> tuple[list[GateRow], list[SkippedRow]]:
     rows: list[GateRow] = []
     skipped: list[SkippedRow] = []
     runnable = sum(reason is None for _, reason in wanted)
+    together = max(runnable, sampling.together)
     for settings, reason in wanted:
         say.advance(len(rows), runnable, f"{settings.runtime} on {settings.device}")
         if reason is not None:
             skipped.append(SkippedRow(settings=settings, result=Skipped(reason=reason)))
             continue
-        ring = Processes(_place(pair[0]), _place(pair[1]), settings, sampling)
+        ring = Processes(_place(pair[0]), _place(pair[1]), settings, sampling, trust_factory)
         floor = floors.get(key(settings), 0.0)
         try:
-            rows.append(contest(ring, settings, profile, sampling, floor=floor, rows=runnable))
+            rows.append(contest(ring, settings, profile, sampling, floor=floor, rows=together))
         except NotHereError as error:
             absent = Skipped(reason=str(error), scope="machine")
             skipped.append(SkippedRow(settings=settings, result=absent))
-        except child.ChildDiedError as error:
-            broken = Skipped(reason=f"failed: {error}", failed=True)
-            skipped.append(SkippedRow(settings=settings, result=broken))
+        except (child.ChildDiedError, CapdeployError) as error:
+            # The other rows and the facts are still worth telling; the exit code follows later.
+            code = error.exit_code if isinstance(error, CapdeployError) else 4
+            side: Literal["base", "head"] = "head" if ring.base_runs else "base"
+            broken = Skipped(reason=f"failed: {side} does not run: {error}", failed=True)
+            skipped.append(SkippedRow(settings=settings, result=broken, side=side, exit_code=code))
     say.advance(runnable, runnable, "")
     return rows, skipped
 
@@ -183,14 +146,24 @@ def conclude(report: GateReport) -> Regressed | Inconclusive | Kept:
     """Join facts and rows into one verdict: one regression decides, then one open question."""
     findings = [fact.finding for fact in report.facts if fact.outcome == "regressed"]
     findings += [_said(row) for row in report.rows if row.verdict == "regressed"]
+    findings += [_why(row) for row in report.skipped if row.side == "head"]
     if findings:
         return Regressed(findings=tuple(findings))
-    open_ = [_said(row) for row in report.rows if row.verdict in ("inconclusive", "too noisy")]
-    open_ += [
-        f"{row.settings.runtime} on {row.settings.device}: {row.result.reason}"
-        for row in report.skipped if row.result.failed
-    ]  # fmt: skip
+    open_ = [fact.finding for fact in report.facts if fact.finding]
+    open_ += [_said(row) for row in report.rows if row.verdict in ("inconclusive", "too noisy")]
+    open_ += [_why(row) for row in report.skipped if row.result.failed]
+    if not report.rows and not open_:
+        open_ = ["no latency was measured", *map(_why, report.skipped)]
     return Inconclusive(reasons=tuple(open_)) if open_ else Kept()
+
+
+def exit_code(report: GateReport) -> int:
+    """Tell what went wrong beside the verdict: 0 if every row could be measured or is not here."""
+    return max((row.exit_code for row in report.skipped if row.side == "base"), default=0)
+
+
+def _why(row: SkippedRow) -> str:
+    return f"{row.settings.runtime} on {row.settings.device}: {row.result.reason}"
 
 
 def _said(row: GateRow) -> str:
@@ -203,26 +176,6 @@ def key(settings: Settings) -> str:
         f"{settings.runtime} {settings.device} {settings.precision} "
         f"threads={settings.threads} batch={settings.batch}"
     )
-
-
-def noise_floor(*, blocks: int = 3) -> float:
-    """Measure how small a slowdown this machine can see, with a workload of our own.
-
-    Parameters
-    ----------
-    blocks : int
-        Processes to measure.
-
-    Returns
-    -------
-    float
-        A share: 0.02 means that a slowdown of about 2 % could be told from none.
-    """
-    runtime = str(Reference.effective["runtime"])
-    settings = Settings(bundle="reference", runtime=runtime, device="cpu", threads=1)
-    ring = Processes(Path(), Path(), settings, Sampling())
-    found = effect.estimate(effect.log_ratios(ring.blocks(blocks), "cpu"))
-    return effect.noise(found)
 
 
 def _place(artefact: Artefact) -> Path:
@@ -244,7 +197,8 @@ def _settings(
             if device in wanted.devices:
                 settings = Settings(
                     bundle=name, runtime=runtime, device=device, precision=wanted.precision,
-                    threads=wanted.threads, batch=wanted.batch,
+                    threads=wanted.threads, batch=wanted.images_at_once,
+                    scenario=wanted.scenario,
                 )  # fmt: skip
                 found.append((settings, reason))
     return found

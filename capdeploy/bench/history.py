@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -34,7 +34,9 @@ class Entry(Noun):
     environment: Environment
     head_sha256: str
     facts: tuple[Fact, ...] = ()
-    head_ms: dict[str, float] = Field(default={}, description="median CPU or wall time by row")
+    head_ms: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="median CPU or wall time by row"
+    )
     noise: dict[str, float] = Field(default={}, description="share by row")
 
 
@@ -140,9 +142,21 @@ def floors(entries: tuple[Entry, ...], here: Environment) -> dict[str, float]:
 
 
 def judged(report: GateReport, now: Entry, entries: tuple[Entry, ...]) -> GateReport:
-    """Put the comparison with the newest stored gate into a report without a base of its own."""
+    """Put the comparison with stored numbers into a report that found nothing wrong by itself.
+
+    The newest line of this kind of machine counts; if there is none, the newest of any.
+    """
     stored = [each for each in entries if each.kind == "gate"]
-    return report.model_copy(update={"verdict": compare(stored[-1], now)}) if stored else report
+    here = [each for each in stored if each.fingerprint == now.fingerprint]
+    if not isinstance(report.verdict, Kept):
+        return report
+    if not stored:
+        verdict: Incomparable | Inconclusive | Kept = Inconclusive(
+            reasons=("the history holds no earlier gate to compare with",)
+        )
+    else:
+        verdict = compare((here or stored)[-1], now)
+    return report.model_copy(update={"verdict": verdict})
 
 
 def compare(last: Entry, now: Entry) -> Incomparable | Inconclusive | Kept:
@@ -162,10 +176,19 @@ def compare(last: Entry, now: Entry) -> Incomparable | Inconclusive | Kept:
     """
     if differing := now.environment.differing(last.environment):
         return Incomparable(differing=differing)
-    drifted = [
-        f"{row}: {value / last.head_ms[row] - 1:+.0%} against {last.when}; stored times drift: "
-        "gate against that artefact with --base"
-        for row, value in now.head_ms.items()
-        if row in last.head_ms and abs(value / last.head_ms[row] - 1) > DRIFT
+    common = now.head_ms.keys() & last.head_ms.keys()
+    known = {fact.name: fact.head for fact in last.facts}
+    reasons = [
+        f"{fact.name}: {known[fact.name]} on {last.when}, {fact.head} now"
+        for fact in now.facts
+        if fact.name in known and known[fact.name] != fact.head
     ]
-    return Inconclusive(reasons=tuple(drifted)) if drifted else Kept()
+    reasons += [
+        f"{row}: {now.head_ms[row] / last.head_ms[row] - 1:+.0%} against {last.when}; stored times "
+        "drift: gate against that artefact with --base"
+        for row in sorted(common)
+        if abs(now.head_ms[row] / last.head_ms[row] - 1) > DRIFT
+    ]
+    if not common:
+        reasons.append(f"the line of {last.when} has no row that was measured now")
+    return Inconclusive(reasons=tuple(reasons)) if reasons else Kept()

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from capdeploy import errors
 from capdeploy.bench import child, environment, noise
 from capdeploy.bench.budgets import judge, require
-from capdeploy.bench.gate import noise_floor
+from capdeploy.bench.floor import noise_floor
 from capdeploy.bundle import Bundle
 from capdeploy.errors import ConfigError, StepFailedError
 from capdeploy.progress import Say
@@ -25,8 +25,6 @@ INCLUDES = (
 )
 WORKER = "capdeploy.bench.worker"
 ROW_SECONDS = 300
-# Offline, a batch of one would measure the calls and not the network.
-OFFLINE_BATCH = 32
 
 
 def run(
@@ -88,7 +86,7 @@ def run(
         rows=tuple(rows),
         missing=tuple(settings for _, settings in wanted[len(rows) :]),
         budgets=judge(rows, profile, is_device=is_device),
-        noise=_with_floor(watch.noise, rows),
+        noise=_with_floor(watch.noise, rows) if len(rows) == len(wanted) else watch.noise,
     )
 
 
@@ -96,7 +94,10 @@ def _with_floor(noise: Noise | None, rows: Sequence[Row]) -> Noise | None:
     """Add how far a workload of our own is from itself on this machine now."""
     if noise is None or not any(isinstance(row.result, Measured) for row in rows):
         return noise
-    return noise.model_copy(update={"aa_half_width": noise_floor(blocks=2)})
+    try:
+        return noise.model_copy(update={"aa_half_width": noise_floor(blocks=2)})
+    except (child.ChildDiedError, KeyboardInterrupt):
+        return noise  # the rows are worth more than what is said of the noise
 
 
 def conclude(report: BenchmarkReport) -> None:
@@ -140,12 +141,10 @@ def _measured(
 
 def _rows(bundles: Sequence[Bundle], profile: HardwareProfile) -> list[tuple[Bundle, Settings]]:
     wanted = profile.runtime
-    offline = wanted.scenario == "offline"
-    batch = OFFLINE_BATCH if offline and wanted.batch == 1 else wanted.batch
     return [
         (bundle, Settings(
             bundle=bundle.manifest.name, runtime=runtime, device=device,
-            precision=wanted.precision, threads=wanted.threads, batch=batch,
+            precision=wanted.precision, threads=wanted.threads, batch=wanted.images_at_once,
             scenario=wanted.scenario,
         ))
         for runtime in wanted.runtimes

@@ -37,7 +37,13 @@ def read(path: Path) -> Artefact:
         If nothing can be compared there, or more than one thing.
     """
     if path.is_file() or path.suffix == ".onnx":
-        return graphfile.read(path)
+        graph = graphfile.read(path)
+        if len(graph.input_shape) < 2 or None in graph.input_shape[1:]:
+            raise UsageError(
+                f"{path}: its input is {_shape(graph.input_shape)}, and a free size cannot be "
+                "timed; export it with a fixed one (only the batch may be free)"
+            )
+        return graph
     found = bundles.find(path)
     if len(found) > 1:
         found = tuple(each for each in found if each.manifest.role == "compressed")
@@ -50,9 +56,9 @@ def read(path: Path) -> Artefact:
 def batches(artefact: Artefact, size: int) -> list[Batch]:
     """Make the inputs: the bundle's own test images, or noise where a bare graph has none."""
     if isinstance(artefact, GraphFile):
-        shape = [axis or 1 for axis in artefact.input_shape[1:]]
+        shape = (artefact.input_shape[0] or size, *map(int, artefact.input_shape[1:]))  # type: ignore[arg-type]
         generator = np.random.default_rng(0)
-        return [generator.standard_normal((size, *shape), dtype=np.float32) for _ in range(IMAGES)]
+        return [generator.standard_normal(shape, dtype=np.float32) for _ in range(IMAGES)]
     images = np.asarray(CheckImages.load(artefact.folder).images[: max(IMAGES, size)])
     if len(images) < size:
         images = np.resize(images, (size, *images.shape[1:]))

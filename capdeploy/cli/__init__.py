@@ -18,10 +18,11 @@ EPILOG = """
 \b
 Exit codes:
   0    ok
-  1    negative verdict (parity, budget or digest)
+  1    negative verdict (parity, budget, digest or regression)
   2    usage or configuration
   3    environment (extra, device or runtime missing, silent fallback)
   4    a step failed
+  5    no answer, under --strict
   130  interrupted
 """
 

@@ -31,7 +31,7 @@ OPTIONS = (
     click.option("--max-noise", type=SHARE, help="Above this the machine is too noisy."),
     click.option("--max-drop", type=click.FloatRange(0, 1), help="Accuracy allowed to be lost."),
     click.option("--max-growth", type=click.FloatRange(0), help="Growth allowed to counts."),
-    click.option("--blocks", type=click.IntRange(min=2), default=5, show_default=True,
+    click.option("--blocks", type=click.IntRange(min=5), default=5, show_default=True,
                  help="Fresh processes of a row."),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--calibrate", type=click.IntRange(min=1), metavar="N",
@@ -68,11 +68,18 @@ def asked(flags: dict[str, Any]) -> tuple[Path, Path, HardwareProfile, Sampling]
     click.UsageError
         If a side is missing.
     """
-    from capdeploy import profiles, recipes
+    from capdeploy import profiles, recipes, workplace
     from capdeploy.bench.contest import Sampling
 
+    for name in ("junit", "history"):
+        if flags[name] is not None:
+            workplace.require_writable(flags[name])
+    if flags["calibrate"] and (flags["junit"] or flags["strict"]):
+        raise click.UsageError("--calibrate judges nothing: leave out --junit and --strict")
     base, head = flags["base"], flags["head"]
     if flags["calibrate"]:
+        if base and head:
+            raise click.UsageError("--calibrate compares one side with itself: name only --base")
         base = head = base or head
     elif flags["history"] is not None:
         # Without a base there are only stored numbers to compare with.

@@ -59,7 +59,13 @@ def _names(package: str, noun: str) -> str:
 
 
 OPTIONS: tuple[tuple[str, Any, str], ...] = (
-    ("--arch", str, "torchvision name, cifar_resnet:resnet56, or package.module:callable."),
+    (
+        "--arch",
+        str,
+        "torchvision name, cifar_resnet:NAME, package.module:callable; or found.",
+    ),
+    ("--state-key", str, "Where in the checkpoint the weights are, for example model_ema."),
+    ("--strip-prefix", str, "Taken away from the front of every name, for example backbone."),
     ("--data", str, "folder:PATH (train/ and val/ or test/), or digits."),
     ("--input-size", Numbers(2, 2, whole=True), "Pixels: one side, or height,width."),
     ("--mean", Numbers(3, 3), "Subtracted on the 0..1 scale: one number, or three."),
@@ -105,6 +111,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
 )
 SWITCHES: tuple[tuple[str, str], ...] = (
     ("--reconstruct/--no-reconstruct", "Re-solve the consumers of cut channels by regression."),
+    ("--trust-checkpoint/--no-trust-checkpoint", "Unpickle the checkpoint: that runs its code."),
     ("--keep-head/--cut-head", "Leave the classifier as it is."),
     ("--distill/--no-distill", "Imitate the head-cut network while fine-tuning."),
     ("--bench/--no-bench", "Measure the bundles at the end."),

@@ -67,11 +67,13 @@ def command(
         "runtimes": runtimes, "devices": devices, "threads": threads, "batch": batch,
         "scenario": scenario,
     }  # fmt: skip
-    if output is not None and output.exists() and not force:
-        raise OutputExistsError(f"{output} exists; choose another --output or add --force")
+    if output is not None:
+        workplace.require_writable(output)
+        if output.exists() and not force:
+            raise OutputExistsError(f"{output} exists; choose another --output or add --force")
     wanted = recipes.with_runtime(profiles.load(profile), given)
     report = matrix.run(found, wanted, seconds=seconds, say=Progress(), trust_factory=trust_factory)
+    tell(style, report.to_json(), [tables.benchmark(report, wide=style == "md")])
     if output is not None:
         workplace.write_file(output, report.to_json(), force=force)
-    tell(style, report.to_json(), [tables.benchmark(report, wide=style == "md")])
     matrix.conclude(report)

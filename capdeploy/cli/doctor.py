@@ -21,9 +21,9 @@ def command(quick: bool, style: str) -> None:
 
 
 def _noise_floor() -> float | None:
-    from capdeploy.bench import gate
+    from capdeploy.bench import floor
 
-    return gate.noise_floor()
+    return floor.smallest_visible()
 
 
 def _nothing() -> None:

@@ -21,6 +21,7 @@ def command(style: str, **flags: Any) -> int:
 
     Exit code 1 only for a regression beyond doubt; 5 under --strict if there is no answer.
     """
+    from capdeploy import workplace
     from capdeploy.bench import calibrate, gate, history
     from capdeploy.bench.environment import read
     from capdeploy.report import gate as shown
@@ -28,10 +29,11 @@ def command(style: str, **flags: Any) -> int:
     base, head, profile, sampling = _gate.asked(flags)
     log: Path | None = flags["history"]
     entries = history.read(log) if log is not None else ()
+    trust = flags["trust_factory"]
     if flags["calibrate"]:
         found = calibrate.run(
             base, profile, flags["calibrate"], sampling=sampling, say=Progress(),
-            trust_factory=flags["trust_factory"],
+            trust_factory=trust,
         )  # fmt: skip
         tell(style, found.to_json(), [shown.calibration(found)])
         if log is not None:
@@ -39,18 +41,17 @@ def command(style: str, **flags: Any) -> int:
         return 0
     floors = history.floors(entries, read())
     report = gate.run(
-        base, head, profile, sampling=sampling, floors=floors, say=Progress(),
-        trust_factory=flags["trust_factory"],
-    )  # fmt: skip
-    if log is not None:
-        now = history.entry(report)
-        if base == head:
-            report = history.judged(report, now, entries)
-        history.append(log, now)
+        base, head, profile, sampling=sampling, floors=floors, say=Progress(), trust_factory=trust
+    )
+    now = history.entry(report)
+    if flags["base"] is None:
+        report = history.judged(report, now, entries)
     tell(style, report.to_json(), shown.tables(report))
     if flags["junit"] is not None:
-        flags["junit"].write_text(shown.junit(report))
-    return _exit_code(report.verdict.kind, strict=flags["strict"])
+        workplace.write_file(flags["junit"], shown.junit(report), force=True)
+    if log is not None and report.rows:
+        history.append(log, now)
+    return _exit_code(report.verdict.kind, strict=flags["strict"]) or gate.exit_code(report)
 
 
 def _exit_code(verdict: str, *, strict: bool) -> int:

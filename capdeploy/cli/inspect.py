@@ -1,4 +1,4 @@
-"""``capdeploy inspect``: shows what is in a bundle or a plan."""
+"""``capdeploy inspect``: shows what is in a checkpoint, a bundle or a plan."""
 
 from __future__ import annotations
 
@@ -6,23 +6,52 @@ from pathlib import Path
 
 import click
 
+from capdeploy.cli._options import Numbers
 from capdeploy.cli._output import format_option, tell
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--arch", help="Of a checkpoint, if it is not found by the weights.")
+@click.option("--input-size", type=Numbers(2, 2, whole=True), help="Of a checkpoint; 224.")
+@click.option("--state-key", help="Where in the checkpoint the weights are.")
+@click.option("--strip-prefix", help="Taken away from the front of every name.")
 @format_option
-def command(path: Path, style: str) -> None:
-    """Show the bundle at PATH (or all bundles of a run's folder), or a plan.json."""
+def command(
+    path: Path,
+    arch: str | None,
+    input_size: list[int] | None,
+    state_key: str | None,
+    strip_prefix: str | None,
+    style: str,
+) -> None:
+    """Show the checkpoint, bundle, run's folder or plan.json at PATH."""
+    if not path.is_file():
+        _bundles(path, style)
+    elif path.suffix == ".json":
+        from capdeploy.report import plans
+        from capdeploy.values.plan import PruningPlan
+
+        drawn = PruningPlan.from_json(path.read_bytes(), source=str(path))
+        tell(style, drawn.to_json(), [plans.plan(drawn), plans.members(drawn)])
+    else:
+        from capdeploy import stages
+        from capdeploy.report import inspection
+        from capdeploy.values.checkpoint import Architecture
+        from capdeploy.weights import Reading
+
+        size = (input_size[0], input_size[1]) if input_size else None
+        known = Architecture.parse(arch) if arch else None
+        found = stages.inspect(path, known, size, Reading(state_key, strip_prefix))
+        tell(style, found.to_json(), [inspection.table(found)])
+
+
+def _bundles(path: Path, style: str) -> None:
     from capdeploy import bundle
     from capdeploy.report import manifest, plans, tables
     from capdeploy.values.plan import PruningPlan
     from capdeploy.values.report import Metrics
 
-    if path.is_file() and path.suffix == ".json":
-        drawn = PruningPlan.from_json(path.read_bytes(), source=str(path))
-        tell(style, drawn.to_json(), [plans.plan(drawn), plans.members(drawn)])
-        return
     documents = []
     for entry in bundle.find(path):
         metrics_file, plan_file = entry.path(bundle.METRICS), entry.path(bundle.PLAN)

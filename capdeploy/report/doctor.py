@@ -71,7 +71,10 @@ def _machine(found: Examination) -> Table:
         (f"disk at {found.temporary_folder}", "unknown" if free is None else f"{free} MiB free"),
         *here.soft_keys().items(),
         ("profiles that match", ", ".join(found.profiles) or "none"),
-        ("smallest slowdown it can see", "not measured" if floor is None else f"{floor:.1%}"),
+        (
+            "smallest slowdown a gate can see",
+            "not measured" if floor is None else f"{floor:.1%}",
+        ),
         ("fingerprint", found.fingerprint),
     )
     notes = [

@@ -162,13 +162,13 @@ def junit(report: GateReport) -> str:
         case = ET.SubElement(
             suite, "testcase", classname="capdeploy.latency", name=_place(each.settings)
         )
-        ET.SubElement(case, "skipped", message=each.result.reason)
+        kind = "failure" if each.side == "head" else "error" if each.side else "skipped"
+        ET.SubElement(case, kind, message=each.result.reason)
     if isinstance(report.verdict, Incomparable):
         case = ET.SubElement(suite, "testcase", classname="capdeploy", name="comparable")
         ET.SubElement(case, "skipped", message="; ".join(report.verdict.differing))
-    for kind, tag in (("failures", "failure"), ("skipped", "skipped")):
+    for kind, tag in (("failures", "failure"), ("skipped", "skipped"), ("errors", "error")):
         suite.set(kind, str(len(suite.findall(f"testcase/{tag}"))))
     suite.set("tests", str(len(suite)))
-    suite.set("errors", "0")
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

@@ -47,7 +47,8 @@ class _Session:
         if device != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             # The CUDA provider finds the libraries that torch's wheels brought along.
-            ort.preload_dlls()
+            if hasattr(ort, "preload_dlls"):  # from 1.21 on
+                ort.preload_dlls()
         provider = PROVIDERS[device]
         try:
             self._session = ort.InferenceSession(

@@ -29,7 +29,7 @@ class Fact(Noun):
     base: str
     head: str
     outcome: Literal["same", "better", "changed", "regressed"]
-    finding: str = Field(default="", description="one line, if it regressed")
+    finding: str = Field(default="", description="one line, if it is worse or cannot be told")
 
 
 class Effect(Noun):
@@ -90,6 +90,10 @@ class SkippedRow(Noun):
 
     settings: Settings
     result: Skipped
+    side: Literal["base", "head"] | None = Field(
+        default=None, description="which of the two did not run, if one should have"
+    )
+    exit_code: int = Field(default=0, ge=0, description="of what went wrong; 0: nothing did")
 
 
 class GateReport(Noun):
@@ -114,7 +118,7 @@ class CalibratedRow(Noun):
     settings: Settings
     ratios: tuple[float, ...] = Field(min_length=1, description="base over base, one a comparison")
     verdicts: tuple[RowVerdict, ...]
-    noise: float = Field(ge=0, description="largest deviation from itself, a share")
+    noise: float = Field(ge=0, description="median deviation from itself, a share")
     visible: float = Field(gt=0, description="smallest slowdown it could have called one, a share")
 
     @property

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 
+OFFLINE_BATCH = 32
 Severity = Literal["fail", "warn"]
 Scenario = Literal["single-stream", "offline"]
 Kind = Literal["absolute", "relative"]
@@ -55,6 +56,11 @@ class RuntimeSettings(Noun):
         default="single-stream",
         description="MLPerf's words: one image at a time, or as many a second as there can be",
     )
+
+    @property
+    def images_at_once(self) -> int:
+        """The batch that is run: offline, one image would measure the calls and not the network."""
+        return OFFLINE_BATCH if self.scenario == "offline" and self.batch == 1 else self.batch
 
 
 class Limit(Noun):

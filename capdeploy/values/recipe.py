@@ -18,7 +18,14 @@ class Recipe(Noun):
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
 
     checkpoint: str = Field(min_length=1, description="file of weights")
-    arch: str = Field(min_length=1, description="torchvision name or package.module:callable")
+    state_key: str | None = Field(default=None, description="where in it the weights are")
+    strip_prefix: str | None = Field(default=None, description="taken away from every name")
+    trust_checkpoint: bool = Field(default=False, description="unpickle it, which runs its code")
+    arch: str | None = Field(
+        default=None,
+        min_length=1,
+        description="torchvision name or package.module:callable; None: found by the weights",
+    )
     arch_args: dict[str, JsonValue] = Field(default_factory=dict)
 
     data: str = Field(min_length=1, description="folder:PATH or digits")

@@ -46,7 +46,7 @@ def test_the_tables_say_it(found):
     shown = {table.title: table for table in tables(found)}
     assert shown["Runtimes"].rows[0][1] == "works"
     cells = dict(row for title, table in shown.items() if "machine" in title for row in table.rows)
-    assert cells["smallest slowdown it can see"] == "3.0%"
+    assert cells["smallest slowdown a gate can see"] == "3.0%"
     assert cells["fingerprint"] == found.fingerprint
 
 

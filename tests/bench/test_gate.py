@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from capdeploy import bundle, profiles, recipes
-from capdeploy.bench import child, contest, duel, facts, gate, history, sides
+from capdeploy.bench import child, contest, duel, facts, floor, gate, history, sides
 from capdeploy.bench.contest import Sampling
 from capdeploy.bench.duel import Arena
-from capdeploy.errors import ConfigError, UsageError
+from capdeploy.errors import ConfigError, DigestError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import gate as shown
 from capdeploy.values.gate import Fact, GateReport
@@ -123,7 +123,7 @@ def test_a_whole_gate_in_two_runtimes(run):
     # The network of this bundle comes from a factory: its code is not run unasked.
     assert "--trust-factory" in report.skipped[0].result.reason
     for row in report.rows:
-        assert len(row.blocks) == 2
+        assert len(row.blocks) == 8  # several rows are judged together
         assert all(len(block.base_wall_ms) == 3 for block in row.blocks)
         assert row.blocks[0].effective["threads"] == "1"
         assert len(row.blocks[0].affinity) in (0, 1)
@@ -144,7 +144,7 @@ def test_bare_graphs_are_gated_too(run):
     assert {fact.name for fact in report.facts} == {"parameters", "bytes", "nodes", "opset"}
 
 
-def test_a_broken_graph_is_an_open_question_and_no_traceback(run, tmp_path):
+def test_a_head_that_does_not_run_is_a_regression_and_a_base_a_failed_step(run, tmp_path):
     model = onnx.load(run.bundle / "model.onnx")
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "broken.onnx")
@@ -152,9 +152,16 @@ def test_a_broken_graph_is_an_open_question_and_no_traceback(run, tmp_path):
         run.bundle / "model.onnx", tmp_path / "broken.onnx", profile("onnxruntime"),
         sampling=FEW, floors={}, say=Quiet(),
     )  # fmt: skip
-    assert isinstance(report.verdict, Inconclusive)
-    assert report.skipped[0].result.failed
+    assert isinstance(report.verdict, Regressed)
+    assert "head does not run" in report.verdict.findings[0]
     assert "NoSuchOperator" in report.skipped[0].result.reason
+    turned = gate.run(
+        tmp_path / "broken.onnx", run.bundle / "model.onnx", profile("onnxruntime"),
+        sampling=FEW, floors={}, say=Quiet(),
+    )  # fmt: skip
+    assert isinstance(turned.verdict, Inconclusive)
+    assert gate.exit_code(turned) == 4
+    assert ET.fromstring(shown.junit(turned)).get("errors") == "1"
 
 
 class Steps:
@@ -186,8 +193,7 @@ def test_a_block_alternates_sides_and_repeats_disturbed_rounds():
 
         def run(self, batch):
             super().run(batch)
-            if not order or order[-1] != self.name:
-                order.append(self.name)
+            order.append(self.name)
 
     switches = iter([0, 0, 0, 100, *[100] * 100])
     arena = Arena([np.zeros((1, 1), np.float32)] * 4, clock, clock, lambda: next(switches))
@@ -196,8 +202,15 @@ def test_a_block_alternates_sides_and_repeats_disturbed_rounds():
     assert block.head_wall_ms == (3.0,) * 4
     assert block.repeated == 1
     assert block.calls == (12, 8)
-    # Names are written once where two rounds of one side meet: that is ABBA.
-    assert "".join(order[2:])[:4] in ("baba", "abab", "abba")
+    # Four calls of each tell how many make a round; then rounds follow, the second pair twice.
+    rounds = order[8:]
+    names = []
+    while rounds:
+        names.append(rounds[0])
+        size = block.calls["ab".index(rounds[0])]
+        assert set(rounds[:size]) == {names[-1]}
+        rounds = rounds[size:]
+    assert "".join(names) == "ab" + "ba" * 2 + "ab" + "ba"
 
 
 def test_a_verdict_needs_one_regression_or_one_open_question():
@@ -208,6 +221,8 @@ def test_a_verdict_needs_one_regression_or_one_open_question():
     assert gate.conclude(kept) == Kept()
     slow = report_of([row.model_copy(update={"verdict": "regressed", "reason": "+10 %"})])
     assert gate.conclude(slow) == Regressed(findings=("latency in fake on cpu: +10 %",))
+    nothing = gate.conclude(report_of([]))
+    assert nothing == Inconclusive(reasons=("no latency was measured",))
     unsure = report_of([row.model_copy(update={"verdict": "too noisy", "reason": "wind"})])
     assert gate.conclude(unsure) == Inconclusive(reasons=("latency in fake on cpu: wind",))
     worse = Fact(name="MACs", base="1", head="2", outcome="regressed", finding="MACs: 1 -> 2")
@@ -249,6 +264,17 @@ def test_history_keeps_every_line_and_knows_this_machine(tmp_path):
     history.append(log, first)
     assert history.read(log) == (first, first)
     assert history.compare(first, first) == Kept()
+    other_rows = first.model_copy(update={"head_ms": {"elsewhere": 1.0}})
+    assert isinstance(history.compare(first, other_rows), Inconclusive)
+    assert isinstance(history.judged(report, first, ()).verdict, Inconclusive)
+    assert history.judged(report, first, (first,)).verdict == Kept()
+    red = report.model_copy(update={"verdict": Regressed(findings=("x",))})
+    assert history.judged(red, first, (first,)).verdict == red.verdict
+    worse = Fact(name="MACs", base="1", head="2", outcome="same")
+    before = Fact(name="MACs", base="1", head="1", outcome="same")
+    changed = history.compare(first.model_copy(update={"facts": (before,)}),
+                              first.model_copy(update={"facts": (worse,)}))  # fmt: skip
+    assert changed.reasons[0].startswith("MACs: 1 on ")
     slow = first.model_copy(update={"head_ms": {k: v * 2 for k, v in first.head_ms.items()}})
     drifted = history.compare(first, slow)
     assert isinstance(drifted, Inconclusive)
@@ -295,4 +321,38 @@ def test_a_dead_child_is_said():
 
 
 def test_this_machine_s_noise_floor_is_a_share():
-    assert 0 <= gate.noise_floor(blocks=2) < 5
+    assert 0 <= floor.noise_floor(blocks=2) < 5
+
+
+def test_a_graph_of_free_size_is_refused_and_a_fixed_batch_is_kept(run, tmp_path):
+    model = onnx.load(run.bundle / "model.onnx")
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[0].dim_value = 2
+    onnx.save(model, tmp_path / "two.onnx")
+    assert sides.batches(sides.read(tmp_path / "two.onnx"), 1)[0].shape == (2, 3, 16, 16)
+    dims[2].dim_param = "height"
+    onnx.save(model, tmp_path / "free.onnx")
+    with pytest.raises(UsageError, match="2x3xanyx16, and a free size cannot be timed"):
+        sides.read(tmp_path / "free.onnx")
+
+
+def test_a_profile_without_a_row_and_a_changed_bundle_are_refused(run, pair):
+    nothing = recipes.with_runtime(
+        profiles.load("this-host"), {"runtimes": ["openvino"], "devices": ["cuda"]}
+    )
+    sampled = {"sampling": FEW, "floors": {}, "say": Quiet()}
+    with pytest.raises(ConfigError, match="leaves nothing to measure"):
+        gate.run(run.bundle, run.bundle, nothing, **sampled)
+    resealed(pair[1], cost__macs=1)
+    with pytest.raises(DigestError, match="changed after it was sealed"):
+        gate.run(run.bundle, pair[1], profile("onnxruntime"), **sampled)
+
+
+def test_accuracies_of_other_images_are_an_open_question(pair):
+    base, head = pair
+    data = json.loads((head / bundle.MANIFEST).read_text())["accuracy"]["classes"]
+    data[0]["images"] += 1
+    other = found(base, resealed(head, accuracy__classes=data), "accuracy")
+    assert (other.outcome, "different images" in other.finding) == ("changed", True)
+    lost = found(base, resealed(head, accuracy=None), "accuracy")
+    assert lost.outcome == "regressed"

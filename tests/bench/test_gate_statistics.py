@@ -92,9 +92,9 @@ def test_more_is_measured_only_while_the_answer_is_open():
     assert calm.asked == 2 + 5
     torn = Weather(0, luck=0.001, jitter=0.001, burst=0, slowdown=1.05)
     row = contest.contest(torn, SETTINGS, profile, Sampling())
-    if row.verdict == "inconclusive":
-        assert torn.asked == 2 + 20
-    assert len(row.blocks) in (5, 10, 20)
+    assert row.verdict == "inconclusive"
+    assert torn.asked == 2 + 20
+    assert len(row.blocks) == 20
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -137,10 +137,16 @@ def seen(ratio, low, high):
         ((1.10, 1.06, 1.12), (1.00, 0.97, 1.03), 0.01, "inconclusive"),
         ((1.00, 0.98, 1.02), (1.30, 1.20, 1.40), 0.01, "inconclusive"),
         ((1.50, 1.40, 1.60), (1.50, 1.40, 1.60), 0.20, "too noisy"),
+        # A noisy machine may not pass what it cannot see.
+        ((1.25, 1.24, 1.26), (1.25, 1.24, 1.26), 0.14, "inconclusive"),
+        ((1.00, 0.98, 1.02), (1.00, 0.98, 1.02), 0.14, "kept"),
     ],
 )
 def test_the_table_of_answers(cpu, wall, noise, verdict):
-    found, reason = effect.judge(seen(*cpu), seen(*wall), margin=0.05, noise=noise, most_noise=0.15)
+    margin = max(0.05, 2 * noise)
+    found, reason = effect.judge(
+        seen(*cpu), seen(*wall), least=0.05, margin=margin, noise=noise, most_noise=0.15
+    )
     assert found == verdict
     assert "%" in reason
 
@@ -171,4 +177,4 @@ def test_several_rows_widen_every_interval():
     one = contest.contest(Weather(5), SETTINGS, profile, Sampling(doublings=0))
     many = contest.contest(Weather(5), SETTINGS, profile, Sampling(doublings=0), rows=4)
     assert (one.effect.level, many.effect.level) == (0.95, 0.99)
-    assert many.effect.half_width >= one.effect.half_width
+    assert (len(one.blocks), len(many.blocks)) == (5, 8)

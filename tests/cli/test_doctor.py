@@ -36,7 +36,7 @@ def test_it_answers_in_every_format_and_loads_no_torch():
     shown = call("--quick", "-f", "md")
     assert shown.returncode == 0
     assert "### Runtimes" in shown.stdout
-    assert "| smallest slowdown it can see | not measured |" in shown.stdout
+    assert "| smallest slowdown a gate can see | not measured |" in shown.stdout
 
 
 def test_without_any_runtime_it_exits_3_and_names_the_command(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.street.test_street import capdeploy
 
-QUICK = ("--runtimes", "onnxruntime", "--devices", "cpu", "--blocks", 2)
+QUICK = ("--runtimes", "onnxruntime", "--devices", "cpu", "--blocks", 5)
 
 
 def test_a_worse_fact_is_exit_one_in_every_format(run, tmp_path):
@@ -40,17 +40,19 @@ def test_a_bundle_against_itself_is_not_red(run, tmp_path):
 
 def test_stored_numbers_of_another_machine_are_shown_and_not_red(run, tmp_path):
     log = tmp_path / "history.jsonl"
-    first = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log)
+    first = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log, "-f", "md")
     assert first.returncode == 0, first.stderr
+    assert "the history holds no earlier gate" in first.stdout
     entry = json.loads(log.read_text())
     entry["environment"]["cpu_model"] = "Abacus 3000"
+    entry["fingerprint"] = "0" * 12
     log.write_text(json.dumps(entry) + "\n")
-    done = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log, "-f", "md")
+    calm = ("--min-effect", 0.5, "--max-noise", 0.9)
+    done = capdeploy("gate", "--head", run.bundle, *QUICK, *calm, "--history", log, "-f", "md")
     assert done.returncode == 0
     assert done.stdout.startswith("### Not comparable")
     assert "Abacus 3000" in done.stdout
-    strict = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log, "--strict")
-    assert strict.returncode == 0  # the newest line is this machine's again
+    assert len(log.read_text().splitlines()) == 2
 
 
 def test_a_noisy_machine_is_exit_five_only_under_strict(run):
@@ -81,6 +83,11 @@ def test_a_calibration_is_stored(run, tmp_path):
         (("--base", "x", "--head", "x", "--min-effect", "5"), 2, "--min-effect"),
         (("--base", "x", "--head", "x", "--profile", "moon"), 2, "moon"),
         (("--base", "x", "--head", "x", "--runtimes", "tflite"), 2, "tflite"),
+        (("--base", "x", "--head", "x", "--junit", "no/g.xml"), 2, "there is no folder no"),
+        (("--base", "x", "--head", "x", "--history", "."), 2, "is a folder; name a file"),
+        (("--base", "x", "--head", "x", "--calibrate", "2"), 2, "name only --base"),
+        (("--base", "x", "--calibrate", "2", "--strict"), 2, "judges nothing"),
+        (("--base", "x", "--head", "x", "--blocks", "2"), 2, "--blocks"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, code, line):
