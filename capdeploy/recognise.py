@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
+from torch import nn
 
 from capdeploy import rebuild
 from capdeploy.errors import ArchitectureError
@@ -67,8 +70,7 @@ def _known() -> Iterator[tuple[Architecture, Shapes]]:
         for name in SOURCES.load(source).names():
             architecture = Architecture(source=source, name=name)
             try:
-                # On the meta device a network has shapes and no memory.
-                with torch.device("meta"), warnings.catch_warnings():
+                with _without_memory(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # about how fresh weights will be drawn
                     network = rebuild.build(architecture, None)
             except (RuntimeError, NotImplementedError, ArchitectureError):
@@ -77,6 +79,21 @@ def _known() -> Iterator[tuple[Architecture, Shapes]]:
                 architecture,
                 _counted({name: value.shape for name, value in network.state_dict().items()}),
             )
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    """Let networks be built whose parameters have shapes and no memory.
+
+    ``torch.device("meta")`` would take the numbers too that RegNets compute their widths from.
+    """
+    register = nn.Module.register_parameter
+
+    def moved(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, None if param is None else nn.Parameter(param.to("meta")))
+
+    with mock.patch.object(nn.Module, "register_parameter", moved):
+        yield
 
 
 def _counted(shapes: Shapes) -> Shapes:
