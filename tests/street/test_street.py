@@ -160,7 +160,7 @@ BAD_CHECKPOINTS = [
     ("truncated.safetensors", "not a whole safetensors file"),
     ("truncated.pth", "truncated or not a torch"),
     ("empty.pth", "is empty"),
-    ("page.pth", "cannot be read"),
+    ("page.pth", "is an HTML page; the download failed"),
     ("evil.pth", "would run code: .*system"),
     ("evilzip.pth", "would run code: .*system"),
     ("module.pth", "would run code: .*tests.nets.Residual"),
