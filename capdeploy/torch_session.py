@@ -12,6 +12,11 @@ from capdeploy.errors import SilentFallbackError
 from capdeploy.values.plan import PruningPlan
 
 
+def devices() -> tuple[str, ...]:
+    """List the devices of this machine that torch can use."""
+    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
 class TorchSession:
     """The network rebuilt from plan and weights, on a device.
 

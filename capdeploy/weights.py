@@ -115,14 +115,16 @@ def _read_safetensors(file: Path) -> State:
 
 
 def _read_torch(file: Path, *, trust: bool) -> object:
+    names: list[str] = []
     try:
-        with warnings.catch_warnings(), safe_globals([*PLAIN, *_known_classes(file)]):
+        names = _named(file)
+        with warnings.catch_warnings(), safe_globals([*PLAIN, *_known_classes(names)]):
             warnings.simplefilter("ignore")  # about pickle protocols; the error says enough
             # A stream and not the path, whose suffix torch would believe.
             with file.open("rb") as stream:
                 return torch.load(stream, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_foreign(file, error)) from error
+        raise CheckpointError(_foreign(file, names, error)) from error
     except Exception as error:  # torch's unpickler fails in every way on a damaged file
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -131,13 +133,12 @@ def _read_torch(file: Path, *, trust: bool) -> object:
         ) from error
 
 
-def _known_classes(file: Path) -> list[Any]:
+def _known_classes(names: list[str]) -> list[Any]:
     """Import the classes of whole pickled networks, if all that the file names are of our list.
 
     Importing them is what ``import torchvision`` does; nothing of the file runs by that.
     """
-    names = _named(file)
-    if not names or not all(name.startswith(KNOWN) for name in names):
+    if not all(name.startswith(KNOWN) for name in names):
         return []
     found = []
     for name in names:
@@ -157,13 +158,8 @@ def _named(file: Path) -> list[str]:
     """List the foreign classes and functions that a file names, without running it."""
     with file.open("rb") as stream:
         zipped = stream.read(2) == b"PK"
-    if not zipped:
-        names = _globals_of(file)
-    else:
-        try:
-            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-        except Exception:  # a damaged file: opening it will say how
-            return []
+    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint
+    names = sorted(unsafe(file)) if zipped else _globals_of(file)
     plain = {name if isinstance(name, str) else _full(name) for name in PLAIN_NAMES}
     return [name for name in names if name not in plain]
 
@@ -172,8 +168,7 @@ def _full(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-def _foreign(file: Path, error: Exception) -> str:
-    names = _named(file)
+def _foreign(file: Path, names: list[str], error: Exception) -> str:
     if names:
         return (
             f"checkpoint {file} holds objects that would run code: {', '.join(names[:4])}"

@@ -22,6 +22,14 @@ class WallClock:
         return time.perf_counter_ns()
 
 
+class CpuClock:
+    """CPU time of this process, all threads."""
+
+    def now_ns(self) -> int:
+        """Return user and system time spent so far."""
+        return time.process_time_ns()
+
+
 class FakeClock:
     """A clock for tests: each reading adds the next of the given steps, the last for ever.
 

@@ -6,7 +6,6 @@ import json
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from capdeploy.bench import child, measure, sides
-from capdeploy.bench.clock import Clock, WallClock
+from capdeploy.bench.clock import Clock, CpuClock, WallClock
 from capdeploy.bench.reference import INPUT, Reference
 from capdeploy.bundle import Bundle
 from capdeploy.errors import CapdeployError, MissingDeviceError, MissingExtraError, UntrustedError
@@ -50,14 +49,6 @@ class Arena:
     wall: Clock
     cpu: Clock
     switches: Callable[[], int]
-
-
-class CpuClock:
-    """CPU time of this process, all threads."""
-
-    def now_ns(self) -> int:
-        """Return user and system time spent so far."""
-        return time.process_time_ns()
 
 
 def involuntary_switches() -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from capdeploy.catalog import Catalog
+from capdeploy.errors import MissingExtraError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +58,12 @@ class Runtime:
     open: Callable[[Bundle, str, int], Any]
     foreign_code: Callable[[Bundle], str | None] = lambda _: None
     needs_bundle: bool = False
+
+
+def require_torch() -> None:
+    """Stop with the command that installs torch, if it is not here; it is not imported."""
+    if find_spec("torch") is None:
+        raise MissingExtraError("torch", "compress")
 
 
 def foreign_code(bundle: Bundle) -> str | None:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 from capdeploy.bundle import Bundle
-from capdeploy.errors import MissingExtraError
-from capdeploy.runtimes import Runtime, foreign_code
-
-
-def _require() -> None:
-    if find_spec("torch") is None:
-        raise MissingExtraError("torch", "compress")
+from capdeploy.runtimes import Runtime, foreign_code, require_torch
 
 
 def _devices() -> tuple[str, ...]:
-    _require()
-    import torch
+    require_torch()
+    from capdeploy.torch_session import devices
 
-    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return devices()
 
 
 def _open(bundle: Bundle, device: str, threads: int) -> Any:
-    _require()
+    require_torch()
     from capdeploy.torch_session import TorchSession
 
     return TorchSession(bundle, device, threads)

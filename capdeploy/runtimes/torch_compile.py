@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib.util import find_spec
 from typing import Any
 
 from capdeploy.bundle import Bundle
-from capdeploy.errors import MissingDeviceError, MissingExtraError
-from capdeploy.runtimes import Runtime, foreign_code
+from capdeploy.errors import MissingDeviceError
+from capdeploy.runtimes import Runtime, foreign_code, require_torch
 
 COMPILERS = ("c++", "g++", "clang++")
 
 
-def _require() -> None:
-    if find_spec("torch") is None:
-        raise MissingExtraError("torch", "compress")
-
-
 def _devices() -> tuple[str, ...]:
-    _require()
+    require_torch()
     wanted = [os.environ["CXX"]] if "CXX" in os.environ else list(COMPILERS)
     if not any(shutil.which(name) for name in wanted):
         raise MissingDeviceError(
             f"torch.compile needs a C++ compiler ({', '.join(wanted)}) and finds none; install "
             "one, or leave torch_compile out"
         )
-    import torch
+    from capdeploy.torch_session import devices
 
-    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return devices()
 
 
 def _open(bundle: Bundle, device: str, threads: int) -> Any:
-    _require()
+    require_torch()
     from capdeploy.torch_session import TorchSession
 
     return TorchSession(bundle, device, threads, compiled=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from capdeploy import profiles, workplace
+from capdeploy import graphfile, profiles, workplace
 from capdeploy.bench import drafts, environment, tune
 from capdeploy.bench.clock import WallClock
 from capdeploy.bundle import Bundle
@@ -25,16 +24,6 @@ from capdeploy.values.tuning import Tuning
 
 # PyTorch is left out: it runs networks, not graphs.
 RUNTIMES_OF_GRAPHS = ("onnxruntime", "openvino")
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """As much of a bundle as a runtime of graphs reads."""
-
-    graph: Path
-
-    def path(self, name: str) -> Path:
-        return self.graph
 
 
 def measure(runtimes: Sequence[str], *, threads: int, seconds: float, say: Say) -> Tuning:
@@ -78,7 +67,9 @@ def measure(runtimes: Sequence[str], *, threads: int, seconds: float, say: Say) 
                 file = folder / f"{block}-{width}.onnx"
                 if not file.exists():
                     probes.build(block, width, file)
-                opened: Any = RUNTIMES.load(name).open(cast(Bundle, _Probe(file)), "cpu", threads)
+                opened: Any = RUNTIMES.load(name).open(
+                    cast(Bundle, graphfile.read(file)), "cpu", threads
+                )
                 stack.callback(opened.close)
                 sessions.append(opened)
         say.step(f"timing {len(sessions)} networks in turns for {seconds:g} s")

@@ -187,7 +187,10 @@ def test_a_watch_tells_also_after_an_error():
     assert isinstance(watch.noise, Noise)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/pressure/cpu"), reason="the kernel tells no pressure")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/pressure/cpu"),
+    reason="Linux before 4.20, or built without CONFIG_PSI, has no pressure to read",
+)
 def test_two_busy_processes_on_one_core_are_heard():
     """Real load: two children share a core, so one of them always waits."""
     core = min(os.sched_getaffinity(0))

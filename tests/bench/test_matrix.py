@@ -49,7 +49,9 @@ def test_rows_record_cores_cpu_time_and_noise(run):
     assert BenchmarkReport.from_json(report.to_json()) == report
 
 
-@pytest.mark.skipif(not PINS, reason="this system has no affinity")
+@pytest.mark.skipif(
+    not PINS, reason="only Linux binds a process to cores; elsewhere there is nothing to read back"
+)
 def test_more_threads_than_cores_are_said(run):
     cores = environment.cores_allowed()
     report = matrix.run(

@@ -1,13 +1,15 @@
 """Shipped profiles: their facts, whom they match, and how one is edited."""
 
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
 
 from capdeploy import profiles, workplace
 from capdeploy.bench import drafts, environment
-from capdeploy.errors import ConfigError, OutputExistsError, UsageError
+from capdeploy.errors import ConfigError, OutputExistsError
 from capdeploy.values.environment import Environment
 
 HERE = Environment(cpu_model="", arch="aarch64", isa=(), cores_allowed=64, memory_mib=1, kernel="",
@@ -123,7 +125,7 @@ def test_the_draft_of_a_machine_with_an_odd_name_is_valid(tmp_path):
     )
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     file = tmp_path / "mine.toml"
     workplace.write_file(file, "one")
     file.chmod(0o600)
@@ -137,11 +139,17 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert link.is_symlink()
     assert file.read_text() == "three"
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(workplace.os, "replace", full)
-    with pytest.raises(UsageError, match="No space left"):
-        workplace.write_file(file, "four", force=True)
+    # A real refusal of the system: this process may write no file beyond 1,000 bytes.
+    code = (
+        "import resource, sys, pathlib\n"
+        "from capdeploy import workplace\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "workplace.write_file(pathlib.Path(sys.argv[1]), 'four' * 1000, force=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "UsageError" in done.stderr.splitlines()[-1], done.stderr
     assert file.read_text() == "three"
     assert {path.name for path in tmp_path.iterdir()} == {"mine.toml", "link.toml"}
