@@ -74,7 +74,7 @@ def row(
     UntrustedError
         If opening the bundle or its baseline would call code that is not trusted.
     StepFailedError
-        If a GPU's own events say longer than the clock.
+        If the device's own clock says longer than ours.
     """
     if not trust_factory:
         _refuse_foreign_code(runtime, bundle, baseline)
@@ -90,7 +90,7 @@ def row(
     meter = CpuMeter(clock)
     latencies = measure.steady(session, batches, meter, seconds=seconds / 3)
     peak = peak_rss_mib()
-    device_ms = measure.by_events(session, batches, latencies)
+    device_ms = measure.by_own_clock(session, batches, clock)
     accuracy, parity = check(session, bundle, checks, settings.runtime)
     versus = None
     if baseline is not None:

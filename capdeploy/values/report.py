@@ -108,7 +108,8 @@ class Measured(Noun):
         default=None, ge=0, description="CPU time of all threads in the steady phase"
     )
     device_ms: tuple[float, ...] = Field(
-        default=(), description="by the device's own events, copies to it included; GPUs only"
+        default=(),
+        description="by the own clock of a GPU or of the runtime, where it has one; a few",
     )
     peak_rss_mib: float = Field(gt=0, description="of the process, before the baseline is loaded")
     size_bytes: int = Field(gt=0)

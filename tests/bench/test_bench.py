@@ -273,15 +273,28 @@ def test_runtime_settings_of_a_profile_can_be_overridden():
     assert len(profile.runtime.runtimes) == 3
 
 
-def test_a_device_s_events_are_checked_against_the_clock():
+@pytest.mark.parametrize(("ours_ms", "agrees"), [(2.0, True), (1.0, False)])
+def test_a_device_s_own_clock_is_checked_against_ours(ours_ms, agrees):
     class Timed(FakeSession):
         def device_ms(self, batch):
             return 1.5
 
-    assert measure.by_events(Timed(), BATCHES, [2.0, 2.1]) == (1.5,) * measure.LEAST_RUNS
-    assert measure.by_events(FakeSession(), BATCHES, [2.0]) == ()
+    clock = FakeClock([round(ours_ms * measure.MS)])
+    assert measure.by_own_clock(FakeSession(), BATCHES, clock) == ()
+    if agrees:
+        found = measure.by_own_clock(Timed(), BATCHES, clock)
+        assert set(found) == {1.5}
+        assert len(found) >= measure.OWN_CLOCK_MS / ours_ms
+        return
     with pytest.raises(StepFailedError, match="did not wait for the device"):
-        measure.by_events(Timed(), BATCHES, [1.0])
+        measure.by_own_clock(Timed(), BATCHES, clock)
+
+
+def test_openvino_s_own_clock_agrees_with_ours(run):
+    opened = RUNTIMES.load("openvino").open(bundle.read(run.bundle), "cpu", 1)
+    image = np.zeros((1, 3, 16, 16), dtype=np.float32)
+    assert len(measure.by_own_clock(opened, [image], WallClock())) >= measure.LEAST_RUNS
+    opened.close()
 
 
 def test_offline_takes_large_batches_unless_a_batch_is_given(run):
