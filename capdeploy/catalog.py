@@ -16,6 +16,8 @@ from typing import Generic, TypeVar, cast
 from capdeploy.errors import ConfigError, MissingExtraError
 
 Member = TypeVar("Member")
+# Which extra brings a member's own library; all others come with [compress].
+EXTRAS = {"timm": "timm", "pyarrow": "hf"}
 
 
 class Catalog(Generic[Member]):
@@ -70,7 +72,7 @@ class Catalog(Generic[Member]):
             missing = (error.name or "").partition(".")[0]
             if missing == "capdeploy" or not missing:
                 raise
-            raise MissingExtraError(missing, "compress") from error
+            raise MissingExtraError(missing, EXTRAS.get(missing, "compress")) from error
         return cast(Member, getattr(module, self._attribute))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from capdeploy import imagenet
 from capdeploy.catalog import nearest
 from capdeploy.errors import ClassesError, ConfigError
 from capdeploy.values.classes import ClassSubset
@@ -75,6 +78,7 @@ def link(
     outputs: int,
     labels: Sequence[str] | None = None,
     label_map: Mapping[str, int] | None = None,
+    aliases: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, int]:
     """Say which output of the head each data class is.
 
@@ -85,33 +89,26 @@ def link(
     outputs : int
         Width of the full head.
     labels : Sequence[str] | None
-        Names in output order.
+        Names in output order; a head may have more outputs than there are names.
     label_map : Mapping[str, int] | None
         Data class to output id; wins over `labels`.
+    aliases : Mapping[str, Sequence[str]] | None
+        Other names of the data classes.
 
     Returns
     -------
     dict[str, int]
-        Data class name to output id, in the order of `names`.
+        Data class name to output id, in the order of `names`. Without labels or map, classes of
+        ImageNet are known by their WordNet ids, and other data must have as many as the head.
 
     Raises
     ------
     ClassesError
         If a data class has no output, an id is out of range, or two classes have the same.
     """
-    if labels is not None and len(labels) != outputs:
+    if labels is not None and len(labels) > outputs:
         raise ClassesError(f"the labels file has {len(labels)} names, the head {outputs} outputs")
-    if label_map is not None:
-        known = dict(label_map)
-    elif labels is not None:
-        known = {name: index for index, name in enumerate(labels)}
-    elif len(names) == outputs:
-        known = {name: index for index, name in enumerate(names)}
-    else:
-        raise ClassesError(
-            f"the data has {len(names)} classes, the head {outputs} outputs; say which output each "
-            "is with --labels FILE (one name a line, in output order) or --label-map FILE"
-        )
+    known = _known(names, outputs, labels, label_map, aliases or {})
     repeated = [name for name in names if labels and list(labels).count(name) > 1]
     if repeated and label_map is None:
         raise ClassesError(f"{repeated[0]!r} stands more than once in the labels; use --label-map")
@@ -130,24 +127,58 @@ def link(
     return linked
 
 
+def _known(
+    names: Sequence[str],
+    outputs: int,
+    labels: Sequence[str] | None,
+    label_map: Mapping[str, int] | None,
+    aliases: Mapping[str, Sequence[str]],
+) -> Mapping[str, int]:
+    if label_map is not None:
+        return label_map
+    table = (
+        {name: index for index, name in enumerate(labels)} if labels is not None
+        else imagenet.output_of() if outputs == imagenet.CLASSES else {}
+    )  # fmt: skip
+    found = {
+        name: table[word]
+        for name in names
+        for word in reversed((name, *aliases.get(name, ())))
+        if word in table
+    }
+    if labels is not None or len(found) == len(names):
+        return found
+    if len(names) == outputs:
+        return {name: index for index, name in enumerate(names)}
+    raise ClassesError(
+        f"the data has {len(names)} classes, the head {outputs} outputs; say which output each "
+        "is with --labels FILE (one name a line, in output order) or --label-map FILE"
+    )
+
+
 def choose(
     wanted: Sequence[str],
     linked: Mapping[str, int],
     outputs: int,
     labels: Sequence[str] | None = None,
+    aliases: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[ClassSubset, tuple[int, ...]]:
     """Find the classes that the user means.
 
     Parameters
     ----------
     wanted : Sequence[str]
-        Data class names, label names or output ids, in output order; empty: all of the data's.
+        Data class names, other names of them, label names, output ids, ranges of ids (``0-9``),
+        globs (``speed-*``) or files of such words (``@FILE``), in output order; empty: all of the
+        data's.
     linked : Mapping[str, int]
         Data class name to output id, from `link`.
     outputs : int
         Width of the full head.
     labels : Sequence[str] | None
         Names in output order.
+    aliases : Mapping[str, Sequence[str]] | None
+        Other names of the data classes.
 
     Returns
     -------
@@ -158,14 +189,20 @@ def choose(
     ------
     ClassesError
         If a class is unknown, ambiguous, repeated, without data, or there are fewer than two.
+    ConfigError
+        If a file of classes cannot be read.
     """
     names = list(linked)
     data_of = {index: position for position, index in enumerate(linked.values())}
-    kept = [_find(word, linked, labels or (), outputs) for word in wanted] or list(data_of)
-    for word, index in zip(wanted, kept, strict=False):
-        if index not in data_of:
-            raise ClassesError(f"class {word} (output {index}) has no images in the data")
-    shown = [labels[index] if labels else names[data_of[index]] for index in kept]
+    book = _Book(linked, labels or (), outputs, aliases or {})
+    words = [word for text in wanted for word in _from_file(text)]
+    kept = [index for word in words for index in book.find(word)] or list(data_of)
+    bare = next((index for index in kept if index not in data_of), None)
+    if bare is not None:
+        raise ClassesError(f"class {book.name(bare)} (output {bare}) has no images in the data")
+    shown = [
+        labels[index] if labels and index < len(labels) else names[data_of[index]] for index in kept
+    ]
     try:
         subset = ClassSubset(kept=tuple(kept), names=tuple(shown), total=outputs)
     except ValidationError as error:
@@ -173,19 +210,78 @@ def choose(
     return subset, tuple(data_of[index] for index in kept)
 
 
-def _find(word: str, linked: Mapping[str, int], labels: Sequence[str], outputs: int) -> int:
-    meanings = set()
-    if word in linked:
-        meanings.add(linked[word])
-    if word in labels:
-        meanings.add(labels.index(word))
-    if word.isdecimal() and int(word) < outputs:
-        meanings.add(int(word))
-    if len(meanings) > 1:
-        raise ClassesError(
-            f"class '{word}' is ambiguous: output {' or '.join(map(str, sorted(meanings)))}"
-        )
-    if not meanings:
-        known = tuple(dict.fromkeys([*linked, *labels]))
-        raise ClassesError(f"unknown class '{word}': {nearest(word, known)}")
-    return meanings.pop()
+def _from_file(word: str) -> tuple[str, ...]:
+    if not word.startswith("@"):
+        return (word,)
+    lines = read_names(Path(word[1:]))
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+class _Book:
+    """All words for all outputs."""
+
+    def __init__(
+        self,
+        linked: Mapping[str, int],
+        labels: Sequence[str],
+        outputs: int,
+        aliases: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._linked = linked
+        self._outputs = outputs
+        self._words: dict[str, set[int]] = {}
+        for index, label in enumerate(labels):
+            self._words.setdefault(label, set()).add(index)
+        for name, index in linked.items():
+            for word in (name, *aliases.get(name, ())):
+                self._words.setdefault(word, set()).add(index)
+
+    def name(self, index: int) -> str:
+        """Return one of an output's words."""
+        return next((word for word, found in self._words.items() if index in found), str(index))
+
+    def find(self, word: str) -> list[int]:
+        """Return the outputs that a word means; several only for ranges and globs."""
+        if word in self._words or word.isdecimal():
+            return [self._one(word)]
+        if (span := re.fullmatch(r"(\d+)-(\d+)", word)) is not None:
+            return self._range(word, int(span[1]), int(span[2]))
+        if any(sign in word for sign in "*?["):
+            found = {
+                i for known, ids in self._words.items() if fnmatchcase(known, word) for i in ids
+            }
+            found &= set(self._linked.values())
+            if not found:
+                raise ClassesError(f"no class fits the pattern '{word}'")
+            return sorted(found)
+        return [self._one(word)]
+
+    def _range(self, word: str, first: int, last: int) -> list[int]:
+        if first > last or last >= self._outputs:
+            raise ClassesError(
+                f"range '{word}': expected ids within 0-{self._outputs - 1}, the smaller first"
+            )
+        return list(range(first, last + 1))
+
+    def _ids(self, fits: Callable[[str], bool]) -> set[int]:
+        return {index for word, found in self._words.items() if fits(word) for index in found}
+
+    def _one(self, word: str) -> int:
+        meanings = set(self._words.get(word, ()))
+        if word.isdecimal() and int(word) < self._outputs:
+            meanings.add(int(word))
+        if not meanings:  # nobody is called so; perhaps in other letters
+            folded = _folded(word)
+            meanings = {
+                i for known, ids in self._words.items() if _folded(known) == folded for i in ids
+            }
+        if len(meanings) > 1:
+            listed = " or ".join(f"{index} ({self.name(index)})" for index in sorted(meanings))
+            raise ClassesError(f"class '{word}' is ambiguous: output {listed}; give the id")
+        if not meanings:
+            raise ClassesError(f"unknown class '{word}': {nearest(word, tuple(self._words))}")
+        return meanings.pop()
+
+
+def _folded(word: str) -> str:
+    return word.casefold().replace("_", " ").replace("-", " ")

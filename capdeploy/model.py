@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from capdeploy import rebuild
 from capdeploy.bundle import digest
-from capdeploy.errors import ArchitectureError, CheckpointError
+from capdeploy.errors import ArchitectureError
+from capdeploy.fit import fit
 from capdeploy.observe.cost import geometry
 from capdeploy.observe.trace import Trace, trace
 from capdeploy.recognise import recognise
@@ -21,7 +21,9 @@ from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import NetworkGeometry
 from capdeploy.weights import Reading, State, read_state
-from capdeploy.zoo import SOURCES
+
+PACKED = ("qkv", "in_proj", "to_qkv", "q_proj", "kv")
+"""What implementations of self-attention call the layer that makes queries, keys and values."""
 
 
 @dataclass(frozen=True)
@@ -118,27 +120,12 @@ def open(  # noqa: A001 the room's verb: model.open
     ArchitectureError
         If the architecture cannot be built, has no head, or is not given and not recognised.
     """
+    reading = reading or Reading()
     raw = read_state(file, reading)
     architecture = architecture or recognise(raw)
-    state = {
-        name: value.float() if value.is_floating_point() else value for name, value in raw.items()
-    }
-    outputs = _outputs(state, architecture)
-    module = rebuild.build(architecture, outputs)
-    _check_fit(state, module, file, architecture)
-    broken = [
-        name
-        for name, value in state.items()
-        if value.is_floating_point() and not bool(value.isfinite().all())
-    ]
-    if broken:
-        raise CheckpointError(
-            f"checkpoint {file}: {broken[0]} holds values that are not finite (NaN or infinity; "
-            f"{len(broken)} such tensors); train it again from an earlier state"
-        )
-    module.load_state_dict(state, strict=False)
-    module.eval()
-    seen = trace(module, example(preprocessing))
+    fitted = fit(raw, architecture, file, reading.ignored)
+    _refuse_attention(fitted.module, architecture)
+    seen = trace(fitted.module, example(preprocessing))
     checkpoint = Checkpoint(
         file=file.name,
         sha256=digest(file),
@@ -146,61 +133,27 @@ def open(  # noqa: A001 the room's verb: model.open
         outputs=seen.outputs,
         stored_dtype=_main_dtype(raw),
         input=preprocessing,
+        unused=fitted.unused,
+        absent=fitted.absent,
     )
-    return Model(module, checkpoint, preprocessing, seen)
+    return Model(fitted.module, checkpoint, preprocessing, seen)
+
+
+def _refuse_attention(module: nn.Module, architecture: Architecture) -> None:
+    """Stop at a vision transformer: what attention costs is not counted, nor its heads cut."""
+    for name, part in module.named_modules():
+        packed = isinstance(part, nn.Linear) and name.rpartition(".")[2] in PACKED
+        if packed or isinstance(part, nn.MultiheadAttention):
+            raise ArchitectureError(
+                f"{architecture} has self-attention ({name}); capdeploy compresses convolutional "
+                "networks, not vision transformers"
+            )
 
 
 def _main_dtype(state: State) -> str:
     floating = [str(value.dtype) for value in state.values() if value.is_floating_point()]
     kinds = Counter(floating) or Counter(["none"])
     return kinds.most_common(1)[0][0].removeprefix("torch.")
-
-
-def _outputs(state: State, architecture: Architecture) -> int | None:
-    """Read the head's width from the weights: it is what differs between two head widths."""
-    if not SOURCES.load(architecture.source).sized(architecture.name):
-        return None
-    few, more = _shapes(architecture, 11), _shapes(architecture, 13)
-    heads = [name for name, shape in few.items() if shape != more.get(name)]
-    widths = {state[name].shape[0] for name in heads if name in state and state[name].ndim}
-    return widths.pop() if len(widths) == 1 else None
-
-
-def _shapes(architecture: Architecture, outputs: int) -> dict[str, torch.Size]:
-    try:
-        with torch.device("meta"):
-            network = rebuild.build(architecture, outputs)
-    except (RuntimeError, NotImplementedError):
-        # A network that computes with its own values while it is built needs real ones.
-        network = rebuild.build(architecture, outputs)
-    return {name: value.shape for name, value in network.state_dict().items()}
-
-
-def _check_fit(state: State, module: nn.Module, file: Path, architecture: Architecture) -> None:
-    expected = module.state_dict()
-    # Checkpoints older than PyTorch 0.4.1 have no such counters, and nothing needs them.
-    missing = [
-        name for name in expected if name not in state and not name.endswith("num_batches_tracked")
-    ]
-    extra = [name for name in state if name not in expected]
-    shapes = [
-        f"{name}: found {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    faults = [
-        f"{len(names)} {word}, first {', '.join(names[:3])}"
-        for word, names in (
-            ("missing", missing),
-            ("unexpected", extra),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
-    if faults:
-        raise CheckpointError(
-            f"checkpoint {file} does not fit {architecture}: {'; '.join(faults)}; check --arch"
-        )
 
 
 def require_classes(model: Model) -> ClassSubset:

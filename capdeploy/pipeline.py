@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from capdeploy import __version__, bundle, labels, model, recipes, samples, stages, workplace
+from capdeploy import __version__, bundle, recipes, stages, workplace
 from capdeploy.export import pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
@@ -33,27 +33,10 @@ class Planned:
 def plan(recipe: Recipe, say: Say) -> Planned:
     """Open, cut the head, score, and draw one plan for each ratio; ratio 0 comes first."""
     say.step("open checkpoint and data")
-    dataset = samples.open_dataset(recipe.data)
-    preprocessing = stages.preprocessing(recipe, dataset)
-    opened = model.open(
-        Path(recipe.checkpoint), stages.architecture(recipe), preprocessing, stages.reading(recipe)
-    )
-    if recipe.arch is None:
-        say.note(f"architecture {opened.checkpoint.architecture} (found by its weights)")
-    names = labels.read_names(Path(recipe.labels)) if recipe.labels else None
-    table = labels.read_map(Path(recipe.label_map)) if recipe.label_map else None
-    outputs = opened.checkpoint.outputs
-    linked = labels.link(dataset.names, outputs, names, table)
-    classes, data_classes = labels.choose(recipe.classes, linked, outputs, names)
-    images = Samples(
-        dataset, data_classes, classes, preprocessing,
-        recipe.validation_share, recipe.max_bad_images, recipe.cache_mib,
-    )  # fmt: skip
-    say.step("cut the head")
-    full = stages.with_classes(opened, classes, names)
-    narrow = full if recipe.keep_head else head.cut(full, classes)
+    inputs = stages.open_inputs(recipe, say)
+    full, narrow, images = inputs.full, inputs.narrow, inputs.samples
     say.step(f"score filters ({recipe.strategy})")
-    head_cut = None if recipe.keep_head else head.cut_of(full, classes)
+    head_cut = None if recipe.keep_head else head.cut_of(full, require_classes(full))
     ground = stages.ground(recipe, narrow, images, say, head=head_cut, full=full.geometry.cost())
     say.step("plan")
     budgets = recipe.budgets()

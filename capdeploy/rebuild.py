@@ -6,8 +6,11 @@ PyTorch runtime all use it, so a rebuilt network cannot differ from the one that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file
@@ -163,6 +166,24 @@ def _replace(layer: nn.Module, name: str, value: torch.Tensor) -> None:
         setattr(layer, name, fresh)
 
 
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Let networks be built whose parameters have shapes and no memory; buffers are real.
+
+    ``torch.device("meta")`` would take the numbers too that RegNets compute their widths from.
+    Parameters that are tied stay tied.
+    """
+    register = nn.Module.register_parameter
+
+    def moved(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        register(self, name, param)
+
+    with mock.patch.object(nn.Module, "register_parameter", moved):
+        yield
+
+
 def build(architecture: Architecture, outputs: int | None) -> nn.Module:
     """Build an architecture with fresh weights.
 
@@ -185,6 +206,16 @@ def build(architecture: Architecture, outputs: int | None) -> nn.Module:
     """
     source = SOURCES.load(architecture.source)
     return source.build(architecture.name, architecture.arguments, outputs)
+
+
+def up_to_date(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
+    """Say that weights are of the versions of a network's layers, which plain files do not say.
+
+    torch keeps the version in an attribute of the dictionary, and MNASNet will not load without.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    return versioned
 
 
 def from_plan(
@@ -218,7 +249,7 @@ def from_plan(
     network = build(architecture, outputs)
     narrow(network, plan.layers)
     try:
-        network.load_state_dict(load_file(weights), strict=True)
+        network.load_state_dict(up_to_date(load_file(weights), network), strict=True)
     except RuntimeError as error:
         line = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{weights} does not fit {architecture}: {line}") from error

@@ -25,6 +25,7 @@ LISTS = frozenset(
         "max_params",
         "max_size",
         "classes",
+        "ignore_keys",
         "protect",
         "ratio",
         "runtimes",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest import mock
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import nn
 
 from capdeploy import rebuild
-from capdeploy.errors import ArchitectureError
+from capdeploy.errors import ArchitectureError, MissingExtraError
 from capdeploy.values.checkpoint import Architecture
 from capdeploy.weights import State
 from capdeploy.zoo import SOURCES
@@ -19,6 +17,9 @@ from capdeploy.zoo import SOURCES
 Shapes = dict[str, torch.Size]
 # Checkpoints older than PyTorch 0.4.1 have no such counters.
 COUNTER = "num_batches_tracked"
+LAST = "timm"
+ALIKE = 0.3  # of the kinds of tensor names; a family has many variants
+FAMILIES = 5
 
 
 def recognise(state: State) -> Architecture:
@@ -39,21 +40,26 @@ def recognise(state: State) -> Architecture:
     ArchitectureError
         If no network fits, or several do.
     """
-    found = _counted({name: value.shape for name, value in state.items()})
     fits: list[Architecture] = []
     nearest, most = "", 0
-    for architecture, shapes in _known():
-        if _fits(found, shapes):
-            fits.append(architecture)
-        alike = sum(shape == shapes.get(name) for name, shape in found.items())
-        if alike > most:
-            nearest, most = str(architecture), alike
+    for source in sorted(SOURCES.names(), key=LAST.__eq__):
+        if fits and source == LAST:
+            break  # timm has its own copies of torchvision's networks
+        for architecture, shapes in _known(source, state):
+            auxiliary = SOURCES.load(source).auxiliary(architecture.name)
+            found = _counted(state, auxiliary)
+            if _fits(found, shapes):
+                fits.append(architecture)
+            alike = sum(shape == shapes.get(name) for name, shape in found.items())
+            if alike > most:
+                nearest, most = str(architecture), alike
     if len(fits) == 1:
         return fits[0]
     if fits:
         raise ArchitectureError(
             f"the weights fit several networks: {', '.join(map(str, fits))}; name one with --arch"
         )
+    found = _counted(state)
     close = (
         f"the nearest is {nearest}, which has {most} of its {len(found)} tensors"
         if most
@@ -65,39 +71,49 @@ def recognise(state: State) -> Architecture:
     )
 
 
-def _known() -> Iterator[tuple[Architecture, Shapes]]:
-    for source in SOURCES.names():
-        for name in SOURCES.load(source).names():
-            architecture = Architecture(source=source, name=name)
-            try:
-                with _without_memory(), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # about how fresh weights will be drawn
-                    network = rebuild.build(architecture, None)
-            except (RuntimeError, NotImplementedError, ArchitectureError):
-                continue
-            yield (
-                architecture,
-                _counted({name: value.shape for name, value in network.state_dict().items()}),
-            )
+def _known(source: str, state: State) -> Iterator[tuple[Architecture, Shapes]]:
+    try:
+        shelf = SOURCES.load(source)
+    except MissingExtraError:
+        return
+    families = shelf.families()
+    if not families:
+        yield from _built(source, shelf.names())
+    words = _words(state)
+    # One member tells how a family calls its tensors; most families end here.
+    ranked = []
+    for names in families.values():
+        sample = next(_built(source, sorted(names, key=len)[:2]), None)
+        shared = len(words & _words(sample[1])) if sample is not None else 0
+        if shared >= ALIKE * len(words):
+            ranked.append((shared, names))
+    for _, names in sorted(ranked, reverse=True)[:FAMILIES]:
+        yield from _built(source, names)
 
 
-@contextmanager
-def _without_memory() -> Iterator[None]:
-    """Let networks be built whose parameters have shapes and no memory.
-
-    ``torch.device("meta")`` would take the numbers too that RegNets compute their widths from.
-    """
-    register = nn.Module.register_parameter
-
-    def moved(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        register(self, name, None if param is None else nn.Parameter(param.to("meta")))
-
-    with mock.patch.object(nn.Module, "register_parameter", moved):
-        yield
+def _built(source: str, names: Sequence[str]) -> Iterator[tuple[Architecture, Shapes]]:
+    for name in names:
+        architecture = Architecture(source=source, name=name)
+        try:
+            with rebuild.without_memory(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about how fresh weights will be drawn
+                network = rebuild.build(architecture, None)
+        except (RuntimeError, NotImplementedError, ArchitectureError):
+            continue
+        yield architecture, _counted(network.state_dict())
 
 
-def _counted(shapes: Shapes) -> Shapes:
-    return {name: shape for name, shape in shapes.items() if not name.endswith(COUNTER)}
+def _words(names: Iterable[str]) -> set[str]:
+    """Read how tensors are called, whatever their number."""
+    return {re.sub(r"\d+", "#", name) for name in names if not name.endswith(COUNTER)}
+
+
+def _counted(state: State, auxiliary: tuple[str, ...] = ()) -> Shapes:
+    return {
+        name: value.shape
+        for name, value in state.items()
+        if not name.endswith(COUNTER) and not name.startswith(auxiliary)
+    }
 
 
 def _fits(found: Shapes, known: Shapes) -> bool:
@@ -109,5 +125,4 @@ def _fits(found: Shapes, known: Shapes) -> bool:
         return False
     places = {name.rpartition(".")[0] for name in other}
     widths = {found[name][0] for name in other}
-    # An auxiliary head (GoogLeNet, Inception) is as wide as the head itself.
-    return len(widths) <= 1 and len(places) <= 3
+    return len(widths) <= 1 and len(places) <= 1

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
+from capdeploy import pixels
 from capdeploy.data import KINDS, Dataset
 from capdeploy.errors import DataError
+from capdeploy.progress import Quiet, Say
+from capdeploy.resplit import resplit
 from capdeploy.values.checkpoint import Preprocessing
 from capdeploy.values.classes import ClassSubset
+from capdeploy.workers import cores, in_order
 
 MIB = 1 << 20
 
@@ -57,17 +61,22 @@ class Images:
         return (
             kept
             if kept is not None
-            else fit(self.dataset.read(self.split, row), self.preprocessing)
+            else pixels.fit(self.dataset.read(self.split, row), self.preprocessing)
         )
+
+    @property
+    def workers(self) -> int:
+        """How many threads decode: as many as cores where images are not all in memory."""
+        return 0 if all(int(row) in self.cache for row in self.rows) else cores()
 
     def batches(
         self, size: int, *, shuffle: np.random.Generator | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (images, labels): (n, 3, H, W) float32 and (n,) int64, n at most `size`."""
         order = np.arange(len(self)) if shuffle is None else shuffle.permutation(len(self))
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            inputs = self.preprocessing.apply(self.pixels(chosen))
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        for chosen, task in in_order(self.pixels, parts, workers=self.workers):
+            inputs = self.preprocessing.apply(task.result())
             yield torch.from_numpy(inputs), torch.from_numpy(self.labels[chosen])
 
     def take(self, count: int, *, seed: int) -> Images:
@@ -131,6 +140,12 @@ class Samples:
         How many unreadable images are tolerated in all.
     cache_mib : int
         Memory for decoded images, in MiB.
+    per_class : int | None
+        Most training images of a class, drawn by `seed`; None: all.
+    seed : int
+        Of that draw.
+    say : Say
+        Hears how decoding goes.
     """
 
     dataset: Dataset
@@ -140,6 +155,9 @@ class Samples:
     validation_share: float
     max_bad: int
     cache_mib: int
+    per_class: int | None = None
+    seed: int = 0
+    say: Say = field(default_factory=Quiet, repr=False)
     bad: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -185,6 +203,9 @@ class Samples:
         labels = self.dataset.labels(split)
         rows = np.flatnonzero(np.isin(labels, self.data_classes)).astype(np.int64)
         local = np.array([of_data[int(labels[row])] for row in rows], dtype=np.int64)
+        if split == "train" and self.per_class is not None:
+            some = _at_most(local, self.per_class, self.seed)
+            rows, local = rows[some], local[some]
         for label, name in enumerate(self.classes.names):
             if not (local == label).any():
                 raise DataError(f"class {name} has no images in the {split} split")
@@ -202,16 +223,24 @@ class Samples:
         room = self.cache_mib * MIB // (self.preprocessing.height * self.preprocessing.width * 3)
         cache: dict[int, npt.NDArray[np.uint8]] = {}
         bad: list[int] = []
-        for row in map(int, rows):
+        began = monotonic()
+        tasks = in_order(self._fitted(split), map(int, rows), workers=cores())
+        for done, (row, task) in enumerate(tasks, start=1):
             try:
-                pixels = fit(self.dataset.read(split, row), self.preprocessing)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                found = task.result()
+            except pixels.BAD:
                 bad.append(row)
                 self._tolerate(self.dataset.describe(split, row))
                 continue
             if len(cache) < room:
-                cache[row] = pixels
+                cache[row] = found
+            if done % 100 == 0 or done == len(rows):
+                speed = done / max(monotonic() - began, 1e-9)
+                self.say.advance(done, len(rows), f"decoding {split}, {speed:.0f} images/s")
         return cache, bad
+
+    def _fitted(self, split: str) -> Callable[[int], npt.NDArray[np.uint8]]:
+        return lambda row: pixels.fit(self.dataset.read(split, row), self.preprocessing)
 
     def _tolerate(self, name: str) -> None:
         if name not in self.bad:
@@ -224,43 +253,31 @@ class Samples:
             )
 
 
-def fit(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Bring an image to the input size: short side resized (bilinear, antialiased), centre crop.
-
-    Parameters
-    ----------
-    image : npt.NDArray[np.uint8]
-        (H, W, 3) RGB.
-    preprocessing : Preprocessing
-        Gives the input size.
-
-    Returns
-    -------
-    npt.NDArray[np.uint8]
-        (height, width, 3); the same array if it has that size already.
-    """
-    height, width = preprocessing.height, preprocessing.width
-    if image.shape[:2] == (height, width):
-        return image
-    scale = max(height / image.shape[0], width / image.shape[1])
-    tall, wide = (
-        max(height, round(image.shape[0] * scale)),
-        max(width, round(image.shape[1] * scale)),
-    )
-    resized = np.asarray(
-        Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR), dtype=np.uint8
-    )
-    top, left = (tall - height) // 2, (wide - width) // 2
-    return resized[top : top + height, left : left + width]
+def _at_most(labels: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Draw positions, at most so many of each class, in their order."""
+    generator = np.random.default_rng(seed)
+    drawn = [
+        generator.permutation(np.flatnonzero(labels == label))[:count]
+        for label in np.unique(labels)
+    ]
+    return np.sort(np.concatenate(drawn))
 
 
-def open_dataset(text: str) -> Dataset:
+def open_dataset(
+    text: str, *, split: str | None = None, group: str | None = None, seed: int = 0
+) -> Dataset:
     """Open ``kind:location``, for example ``folder:images`` or ``digits``.
 
     Parameters
     ----------
     text : str
         The user's words.
+    split : str | None
+        ``80/20``, for data without a test split.
+    group : str | None
+        Regular expression of what must stay on one side of that split.
+    seed : int
+        Of that split.
 
     Returns
     -------
@@ -276,4 +293,4 @@ def open_dataset(text: str) -> Dataset:
     """
     kind, _, location = text.partition(":")
     dataset: Dataset = KINDS.load(kind).open(location)
-    return dataset
+    return resplit(dataset, split, group, seed=seed)

@@ -60,11 +60,14 @@ class Reading:
         it are left out.
     trust : bool
         Unpickle whatever the file says, which runs code from it.
+    ignored : tuple[str, ...]
+        Patterns of tensor names that may be missing, unexpected or of another shape.
     """
 
     state_key: str | None = None
     strip_prefix: str | None = None
     trust: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 def read_state(file: Path, reading: Reading | None = None) -> State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+WHOLE = "all"
+"""The only split of a data set that was not split by its owner."""
+
+
 class Dataset(Protocol):
     """An opened data set: class names, splits, and images that are read one by one."""
 
@@ -23,11 +27,15 @@ class Dataset(Protocol):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits it has: ``train`` and ``test`` or ``val``."""
+        """The splits it has: ``train`` and ``test`` or ``val``; or only ``all``."""
 
     @property
     def preprocessing(self) -> Preprocessing | None:
         """The preprocessing that belongs to the data, or None if it has none of its own."""
+
+    @property
+    def aliases(self) -> Mapping[str, tuple[str, ...]]:
+        """Class name to other names that users may say."""
 
     def labels(self, split: str) -> npt.NDArray[np.int64]:
         """Return the data class of every image of a split, (N,) int64."""

@@ -108,8 +108,8 @@ def trace(network: nn.Module, example: torch.Tensor) -> Trace:
     with torch.no_grad(), evaluating(network), tapped(network, watched, note):
         try:
             answer = network(example)
-        except (RuntimeError, ValueError, TypeError) as error:
-            line = str(error).splitlines()[0]
+        except Exception as error:  # the user's network may raise anything
+            line = (str(error) or type(error).__name__).splitlines()[0]
             raise ArchitectureError(
                 f"the network cannot take an input of {tuple(example.shape[1:])}: {line}; "
                 "check --input-size"

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
+
+from capdeploy import labels, model, samples
 from capdeploy.data import Dataset
 from capdeploy.model import Model
+from capdeploy.progress import Say
+from capdeploy.samples import Samples
+from capdeploy.train import evaluate, head
 from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.recipe import Recipe
 from capdeploy.weights import Reading
+
+UNEVEN = 3.0  # times more images of the commonest class than of the rarest: worth a word
+GLANCE = 256  # images for the look at the head-cut network
 
 IMAGENET = Preprocessing(
     height=224, width=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
@@ -23,6 +34,9 @@ def preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
         "mean": recipe.mean,
         "std": recipe.std,
         "channel_order": recipe.channel_order,
+        "resize": recipe.resize,
+        "crop": recipe.crop,
+        "interpolation": recipe.interpolation,
     }
     if recipe.input_size is not None:
         given |= dict(zip(("height", "width"), recipe.input_size, strict=True))
@@ -39,7 +53,110 @@ def architecture(recipe: Recipe) -> Architecture | None:
 
 def reading(recipe: Recipe) -> Reading:
     """Say where in the checkpoint the weights are, and whether to trust it."""
-    return Reading(recipe.state_key, recipe.strip_prefix, recipe.trust_checkpoint)
+    return Reading(
+        recipe.state_key, recipe.strip_prefix, recipe.trust_checkpoint, recipe.ignore_keys
+    )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the street works on.
+
+    Parameters
+    ----------
+    full : Model
+        The network as it came, its classes chosen.
+    narrow : Model
+        The same with its head cut, unless the recipe keeps the head.
+    samples : Samples
+        Images of the chosen classes.
+    """
+
+    full: Model
+    narrow: Model
+    samples: Samples
+
+
+def open_inputs(recipe: Recipe, say: Say) -> Inputs:
+    """Open checkpoint and data, find the classes, cut the head, and look whether they fit.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to do.
+    say : Say
+        Hears what was found, and what looks wrong.
+
+    Returns
+    -------
+    Inputs
+        Models and images.
+    """
+    dataset = dataset_of(recipe)
+    wanted = preprocessing(recipe, dataset)
+    opened = model.open(Path(recipe.checkpoint), architecture(recipe), wanted, reading(recipe))
+    _tell_opened(recipe, opened, say)
+    names = labels.read_names(Path(recipe.labels)) if recipe.labels else None
+    table = labels.read_map(Path(recipe.label_map)) if recipe.label_map else None
+    outputs = opened.checkpoint.outputs
+    if names is not None and len(names) < outputs:
+        say.note(f"the head has {outputs} outputs, the labels name {len(names)}")
+    linked = labels.link(dataset.names, outputs, names, table, dataset.aliases)
+    classes, data_classes = labels.choose(recipe.classes, linked, outputs, names, dataset.aliases)
+    images = Samples(
+        dataset, data_classes, classes, wanted,
+        recipe.validation_share, recipe.max_bad_images, recipe.cache_mib,
+        recipe.samples_per_class, recipe.seed, say,
+    )  # fmt: skip
+    _tell_uneven(images, say)
+    say.step("cut the head")
+    full = with_classes(opened, classes, names)
+    narrow = full if recipe.keep_head else head.cut(full, classes)
+    _tell_mismatch(narrow, images, recipe.batch_size, say)
+    return Inputs(full, narrow, images)
+
+
+def dataset_of(recipe: Recipe) -> Dataset:
+    """Open the recipe's data set; no image is read yet."""
+    return samples.open_dataset(
+        recipe.data, split=recipe.split, group=recipe.split_group, seed=recipe.seed
+    )
+
+
+def _tell_opened(recipe: Recipe, opened: Model, say: Say) -> None:
+    origin = opened.checkpoint
+    if recipe.arch is None:
+        say.note(f"architecture {origin.architecture} (found by its weights)")
+    for tensors, word in ((origin.unused, "not used"), (origin.absent, "not in the file, fresh")):
+        if tensors:
+            say.note(f"{len(tensors)} tensors {word}: {_few(tensors)}")
+
+
+def _few(names: Sequence[str]) -> str:
+    places = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    return ", ".join(places[:4]) + (", ..." if len(places) > 4 else "")
+
+
+def _tell_uneven(images: Samples, say: Say) -> None:
+    counts = np.bincount(images.train.labels, minlength=len(images.classes))
+    if counts.max() >= UNEVEN * counts.min():
+        most, least = (images.classes.names[at] for at in (counts.argmax(), counts.argmin()))
+        say.note(
+            f"classes are uneven: {counts.max()} training images of {most}, {counts.min()} of "
+            f"{least}; see --balance and --samples-per-class"
+        )
+
+
+def _tell_mismatch(narrow: Model, images: Samples, batch_size: int, say: Say) -> None:
+    """Warn before an hour is spent if the network does not know these images."""
+    few = images.validation.take(GLANCE, seed=0)
+    found = evaluate.accuracy(narrow, few, stage="", batch_size=batch_size)
+    if found.interval[0] <= 1 / len(images.classes):
+        say.note(
+            f"before any cut the network gets {found.top1:.0%} of {len(few)} validation images "
+            "right, little better than guessing; check --mean, --std, --input-size, "
+            "--channel-order and which output each class is (--labels, --label-map)"
+        )
 
 
 def with_classes(

@@ -195,13 +195,14 @@ def recover(
 
 def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) -> Course:
     if not recipe.distill:
-        return Course(images.train, images.validation)
+        return Course(images.train, images.validation, balance=recipe.balance)
     count = round(recipe.dropped_images * len(images.train))
     return Course(
         images.train,
         images.validation,
         images.dropped(count, seed=recipe.seed),
         imitate.Teacher(teacher, recipe.temperature, imitate.kept_channels(teacher, plan)),
+        recipe.balance,
     )
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from capdeploy.model import Model
 from capdeploy.samples import Images
 from capdeploy.train.imitate import UNLABELLED, Teacher
+from capdeploy.workers import in_order
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -30,29 +32,46 @@ class Course:
         make use of them.
     teacher : Teacher | None
         Whom to imitate.
+    balance : bool
+        Weigh each class's loss by the inverse of its number of images.
     """
 
     train: Images
     validation: Images
     unlabelled: Images | None = None
     teacher: Teacher | None = None
+    balance: bool = False
+
+    def weights(self, model: Model) -> torch.Tensor | None:
+        """Return what each output's loss counts, (outputs,), 1 on average over the images."""
+        if not self.balance:
+            return None
+        outputs = model.targets(torch.from_numpy(self.train.labels))
+        counts = torch.bincount(outputs, minlength=model.trace.outputs).float()
+        return len(outputs) / (counts.clamp(min=1) * int((counts > 0).sum()))
 
     def batches(self, model: Model, size: int, shuffle: np.random.Generator) -> Iterator[Batch]:
         """Yield one epoch, (n, 3, H, W) images and (n,) targets; labelled and not, mixed."""
         extra = self.unlabelled if self.teacher is not None else None
         total = len(self.train) + (len(extra) if extra is not None else 0)
         order = shuffle.permutation(total)
-        for start in range(0, total, size):
-            chosen = order[start : start + size]
-            if len(chosen) < 2:
-                return  # batch normalisation cannot train on a single image
+        parts = [order[start : start + size] for start in range(0, total, size)]
+        # Batch normalisation cannot train on a single image.
+        parts = [part for part in parts if len(part) > 1]
+
+        def pixels(chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
             known, rest = chosen[chosen < len(self.train)], chosen[chosen >= len(self.train)]
-            labels = model.targets(torch.from_numpy(self.train.labels[known]))
-            pixels = [self.train.pixels(known)] if len(known) else []
+            found = [self.train.pixels(known)] if len(known) else []
             if extra is not None and len(rest):
-                pixels.append(extra.pixels(rest - len(self.train)))
-            inputs = self.train.preprocessing.apply(np.concatenate(pixels))
-            unknown = torch.full((len(rest),), UNLABELLED)
+                found.append(extra.pixels(rest - len(self.train)))
+            return np.concatenate(found)
+
+        workers = max(self.train.workers, extra.workers if extra is not None else 0)
+        for chosen, task in in_order(pixels, parts, workers=workers):
+            known = chosen[chosen < len(self.train)]
+            labels = model.targets(torch.from_numpy(self.train.labels[known]))
+            inputs = self.train.preprocessing.apply(task.result())
+            unknown = torch.full((len(chosen) - len(known),), UNLABELLED)
             yield torch.from_numpy(inputs), torch.cat([labels, unknown])
 
     def steps(self, size: int) -> int:

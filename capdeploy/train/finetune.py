@@ -118,7 +118,7 @@ def find_rate(model: Model, course: Course, settings: Settings) -> float:
     rates = np.geomspace(RANGE_LOW, RANGE_HIGH, RANGE_STEPS)
     batches = _endless(model, course, settings)
     smooth, best, found = 0.0, math.inf, RANGE_LOW
-    with lesson(module, course.teacher) as loss_of:
+    with lesson(module, course.teacher, course.weights(model)) as loss_of:
         for step, rate in enumerate(rates):
             optimizer.param_groups[0]["lr"] = float(rate)
             loss = _step(loss_of, module, next(batches), optimizer, settings.clip)
@@ -194,7 +194,7 @@ def _epoch(
     began = time.monotonic()
     total, images = 0.0, 0
     module.train()
-    with lesson(module, course.teacher) as loss_of:
+    with lesson(module, course.teacher, course.weights(judge)) as loss_of:
         for batch in course.batches(judge, settings.batch_size, shuffle):
             optimizer.param_groups[0]["lr"] = rates.next()
             loss = _step(loss_of, module, batch, optimizer, settings.clip)

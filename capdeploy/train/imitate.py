@@ -55,7 +55,9 @@ def kept_channels(teacher: Model, plan: PruningPlan) -> dict[str, tuple[int, ...
 
 
 @contextmanager
-def lesson(module: nn.Module, teacher: Teacher | None) -> Iterator[Any]:
+def lesson(
+    module: nn.Module, teacher: Teacher | None, weights: torch.Tensor | None = None
+) -> Iterator[Any]:
     """Prepare the loss of one network: a callable (images, targets) -> loss.
 
     Parameters
@@ -64,6 +66,8 @@ def lesson(module: nn.Module, teacher: Teacher | None) -> Iterator[Any]:
         The network that learns.
     teacher : Teacher | None
         Whom to imitate; None: learn from labels alone.
+    weights : torch.Tensor | None
+        What the loss of each output's images counts, (outputs,); None: all alike.
 
     Yields
     ------
@@ -71,7 +75,7 @@ def lesson(module: nn.Module, teacher: Teacher | None) -> Iterator[Any]:
         The loss function. A target of -1 marks an image without a label.
     """
     if teacher is None:
-        yield lambda images, targets: _labels(module(images), targets)
+        yield lambda images, targets: _labels(module(images), targets, weights)
         return
     mine: dict[str, torch.Tensor] = {}
     theirs: dict[str, torch.Tensor] = {}
@@ -90,7 +94,7 @@ def lesson(module: nn.Module, teacher: Teacher | None) -> Iterator[Any]:
             wanted = teacher.model.module(images)
         given = module(images)
         answers = 0.5 * _softened(given, wanted, teacher.temperature)
-        total = answers + 0.5 * _labels(given, targets)
+        total = answers + 0.5 * _labels(given, targets, weights)
         for name, value in mine.items():
             total = total + _distance(value, theirs[name])
         return total
@@ -123,8 +127,10 @@ def _softened(given: torch.Tensor, wanted: torch.Tensor, temperature: float) -> 
     )
 
 
-def _labels(given: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _labels(
+    given: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+) -> torch.Tensor:
     known = targets != UNLABELLED
     if not known.any():
         return given.sum() * 0.0
-    return F.cross_entropy(given[known], targets[known])
+    return F.cross_entropy(given[known], targets[known], weight=weights)

@@ -20,7 +20,7 @@ class Architecture(Noun):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``resnet18``, ``cifar_resnet:resnet56`` or ``package.module:callable``.
+        """Read ``resnet18``, ``timm:NAME``, ``package.module:callable`` or ``file.py:callable``.
 
         Parameters
         ----------
@@ -42,12 +42,14 @@ class Architecture(Noun):
         head, colon, tail = text.partition(":")
         if not colon:
             return cls(source="torchvision", name=text)
-        if head in {"torchvision", "cifar_resnet"}:
+        if head in {"torchvision", "cifar_resnet", "timm"}:
             return cls(source=head, name=tail)
         return cls(source="factory", name=text)
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.name}" if self.source == "cifar_resnet" else self.name
+        return (
+            f"{self.source}:{self.name}" if self.source in {"cifar_resnet", "timm"} else self.name
+        )
 
 
 class Preprocessing(Noun):
@@ -58,8 +60,11 @@ class Preprocessing(Noun):
     mean: tuple[float, float, float] = Field(description="subtracted, on the 0..1 scale")
     std: tuple[float, float, float] = Field(description="divided by, on the 0..1 scale")
     channel_order: Literal["RGB", "BGR"] = "RGB"
-    resize: Literal["short-side-then-centre-crop"] = "short-side-then-centre-crop"
-    interpolation: Literal["bilinear"] = "bilinear"
+    resize: Literal["short-side-then-centre-crop", "stretch"] = "short-side-then-centre-crop"
+    crop: float = Field(
+        default=1.0, gt=0, le=1, description="input side / resized short side; 224 of 256 is 0.875"
+    )
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
@@ -97,3 +102,9 @@ class Checkpoint(Noun):
     stored_dtype: str = Field(description="floating-point type of most weights on disk")
     input: Preprocessing
     labels: tuple[str, ...] | None = Field(default=None, description="names in output order")
+    unused: tuple[str, ...] = Field(
+        default=(), description="tensors that were left out: auxiliary heads, keys to be ignored"
+    )
+    absent: tuple[str, ...] = Field(
+        default=(), description="tensors that the file lacks by permission; they are fresh"
+    )

@@ -21,18 +21,32 @@ class Recipe(Noun):
     state_key: str | None = Field(default=None, description="where in it the weights are")
     strip_prefix: str | None = Field(default=None, description="taken away from every name")
     trust_checkpoint: bool = Field(default=False, description="unpickle it, which runs its code")
+    ignore_keys: tuple[str, ...] = Field(
+        default=(), description="patterns of tensor names that may differ from the architecture"
+    )
     arch: str | None = Field(
         default=None,
         min_length=1,
-        description="torchvision name or package.module:callable; None: found by the weights",
+        description="torchvision name, timm:NAME, module:callable, file.py:callable; None: found",
     )
     arch_args: dict[str, JsonValue] = Field(default_factory=dict)
 
-    data: str = Field(min_length=1, description="folder:PATH or digits")
+    data: str = Field(min_length=1, description="kind:PATH, see: capdeploy list data")
     input_size: tuple[int, int] | None = Field(default=None, description="height, width")
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     channel_order: Literal["RGB", "BGR"] | None = None
+    resize: Literal["short-side-then-centre-crop", "stretch"] | None = None
+    crop: float | None = Field(default=None, gt=0, le=1, description="input side / resized side")
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    split: str | None = Field(
+        default=None, pattern=r"^\d{1,2}/\d{1,2}$", description="80/20, of unsplit data"
+    )
+    split_group: str | None = Field(
+        default=None, description="regular expression: images whose match is equal stay together"
+    )
+    samples_per_class: int | None = Field(default=None, ge=2, description="training images, most")
+    balance: bool = Field(default=False, description="weigh the loss against class imbalance")
     labels: str | None = Field(default=None, description="file: one name a line, output order")
     label_map: str | None = Field(default=None, description="JSON or TOML: folder -> output id")
     classes: tuple[str, ...] = Field(default=(), description="names or ids, output order; () = all")

@@ -25,11 +25,17 @@ class Source:
         Tells whether the number of outputs can be chosen for a name.
     names : Callable[[], tuple[str, ...]]
         Lists the names it can build; empty if they cannot be listed.
+    auxiliary : Callable[[str], tuple[str, ...]]
+        Lists the prefixes of the heads that only training uses; `build` leaves them out.
+    families : Callable[[], Mapping[str, tuple[str, ...]]]
+        Groups the names whose tensors are called alike, where there are too many to try all.
     """
 
     build: Callable[[str, Mapping[str, Any], int | None], nn.Module]
     sized: Callable[[str], bool]
     names: Callable[[], tuple[str, ...]]
+    auxiliary: Callable[[str], tuple[str, ...]] = lambda _: ()
+    families: Callable[[], Mapping[str, tuple[str, ...]]] = dict
 
 
 SOURCES: Catalog[Source] = Catalog("capdeploy.zoo", "SOURCE", "architecture source")

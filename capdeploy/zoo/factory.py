@@ -1,11 +1,15 @@
-"""A network from the user's own code: ``package.module:callable``."""
+"""A network from the user's own code: ``package.module:callable`` or ``path/net.py:callable``."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -15,12 +19,14 @@ from capdeploy.zoo import Source
 
 
 def _callable(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
+    module_name, _, attribute = name.rpartition(":")
     # A command-line script does not have the user's folder on its path, `python -m` does.
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        module = importlib.import_module(module_name)
+        module = (_from_file if module_name.endswith(".py") else importlib.import_module)(
+            module_name
+        )
     except Exception as error:  # the user's module may raise anything while it is imported
         raise ArchitectureError(
             f"architecture {name}: cannot import {module_name}: {error}; "
@@ -30,6 +36,20 @@ def _callable(name: str) -> Callable[..., Any]:
     if not callable(made):
         raise ArchitectureError(f"architecture {name}: {module_name} has no callable '{attribute}'")
     return made
+
+
+@cache
+def _from_file(path: str) -> ModuleType:
+    file = Path(path)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise ImportError("there is no such file")
+    module = importlib.util.module_from_spec(spec)
+    # Files beside it can be imported by it, as if it were run as a script.
+    if str(file.parent.absolute()) not in sys.path:
+        sys.path.append(str(file.parent.absolute()))
+    spec.loader.exec_module(module)
+    return module
 
 
 def _sized(name: str) -> bool:

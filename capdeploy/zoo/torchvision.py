@@ -12,6 +12,9 @@ from capdeploy.catalog import nearest
 from capdeploy.errors import ArchitectureError
 from capdeploy.zoo import Source
 
+# Heads beside the main one, which training alone uses.
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+
 
 def _names() -> tuple[str, ...]:
     return tuple(torchvision.models.list_models(module=torchvision.models))
@@ -23,12 +26,20 @@ def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.M
             f"unknown architecture '{name}': {nearest(name, _names())} "
             "(a torchvision classifier's name, or package.module:callable)"
         )
-    sized = {} if outputs is None else {"num_classes": outputs}
+    settings = {} if outputs is None else {"num_classes": outputs}
+    if name in AUXILIARY:
+        settings |= {"aux_logits": False, "init_weights": True}
+    settings |= arguments
     try:
-        network: nn.Module = torchvision.models.get_model(name, weights=None, **sized, **arguments)
+        network: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
     except TypeError as error:
         raise ArchitectureError(f"architecture {name}: {error}; check --arch-arg") from error
     return network
 
 
-SOURCE = Source(build=_build, sized=lambda _: True, names=_names)
+SOURCE = Source(
+    build=_build,
+    sized=lambda _: True,
+    names=_names,
+    auxiliary=lambda name: AUXILIARY.get(name, ()),
+)

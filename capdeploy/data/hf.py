@@ -1,0 +1,178 @@
+"""A local folder of Hugging Face datasets: parquet files, or what ``save_to_disk`` wrote.
+
+Nothing is fetched and no script of the folder runs; pyarrow reads the files as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capdeploy import pixels
+from capdeploy.data import WHOLE, Kind
+from capdeploy.errors import DataError
+
+SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+IMAGES, LABELS = ("image", "img", "jpg", "png"), ("label", "labels", "fine_label", "cls")
+GROUPS_KEPT = 8
+
+Row = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its labels, and a way to its images."""
+
+    labels: npt.NDArray[np.int64]
+    image: Row
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """The shards of each split."""
+
+    root: Path
+    names: tuple[str, ...]
+    shards: Mapping[str, Sequence[Shard]]
+    preprocessing: None = None
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are there."""
+        return tuple(self.shards)
+
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """Return the data class of every image, shard after shard."""
+        return np.concatenate([shard.labels for shard in self.shards[split]])
+
+    def read(self, split: str, index: int) -> npt.NDArray[np.uint8]:
+        """Decode one image to RGB."""
+        for shard in self.shards[split]:
+            if index < len(shard.labels):
+                return self._decode(shard.image(index))
+            index -= len(shard.labels)
+        raise IndexError(index)
+
+    def _decode(self, cell: Any) -> npt.NDArray[np.uint8]:
+        if isinstance(cell, bytes):
+            return pixels.decode(io.BytesIO(cell))
+        if isinstance(cell, dict) and cell.get("bytes"):
+            return pixels.decode(io.BytesIO(cell["bytes"]))
+        if isinstance(cell, dict) and cell.get("path"):
+            return pixels.decode(self.root / cell["path"])
+        raise ValueError("the cell holds no image")
+
+    def describe(self, split: str, index: int) -> str:
+        """Name one image by its place."""
+        return f"{self.root}/{split}/{index}"
+
+
+def _open(location: str) -> HuggingFace:
+    root = Path(location)
+    if not location or not root.is_dir():
+        raise DataError(f"data folder {location!r} does not exist; give hf:PATH")
+    files = sorted([*root.rglob("*.parquet"), *root.rglob("data-*.arrow")])
+    if not files:
+        raise DataError(f"{root} must hold *.parquet, or what save_to_disk wrote; found neither")
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(_split_of(file, root), []).append(file)
+    try:
+        schema = _schema(files[0])
+        image, label = _column(schema, IMAGES, root), _column(schema, LABELS, root)
+        shards = {
+            split: [_shard(file, image, label) for file in found]
+            for split, found in by_split.items()
+        }
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{root} cannot be read: {error}; get it again") from error
+    names = _names(schema, label)
+    most = max(int(shard.labels.max(initial=-1)) for found in shards.values() for shard in found)
+    names = names or tuple(map(str, range(most + 1)))
+    return HuggingFace(root, names, shards)
+
+
+def _split_of(file: Path, root: Path) -> str:
+    """Read the split from the file's name (``train-00000-of-00002``) or its folder's."""
+    for part in (file.stem, *reversed(file.relative_to(root).parts[:-1])):
+        word = part.replace("_", "-").partition("-")[0]
+        if word in SPLITS:
+            return SPLITS[word]
+    return WHOLE
+
+
+def _schema(file: Path) -> Any:
+    if file.suffix == ".parquet":
+        return pq.read_schema(file)
+    with pa.memory_map(str(file)) as source:
+        return pa.ipc.open_stream(source).schema
+
+
+def _column(schema: Any, usual: Sequence[str], root: Path) -> str:
+    found = next((name for name in usual if name in schema.names), None)
+    if found is None:
+        raise DataError(
+            f"{root} has columns {', '.join(schema.names)}, expected one of {', '.join(usual)}"
+        )
+    return found
+
+
+def _names(schema: Any, label: str) -> tuple[str, ...]:
+    """Read the class names from the metadata that the library writes beside the schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _shard(file: Path, image: str, label: str) -> Shard:
+    if file.suffix == ".parquet":
+        source = pq.ParquetFile(file, memory_map=True)
+        labels = source.read([label]).column(label)
+        return Shard(_targets(labels, file), _by_group(source, image))
+    # Memory-mapped: a row is read when it is asked for.
+    table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+    column = table.column(image)
+    return Shard(_targets(table.column(label), file), lambda index: column[index].as_py())
+
+
+def _by_group(source: Any, image: str) -> Row:
+    counts = [source.metadata.row_group(group).num_rows for group in range(source.num_row_groups)]
+    starts = np.cumsum([0, *counts])
+
+    @lru_cache(GROUPS_KEPT)
+    def column(group: int) -> Any:
+        return source.read_row_group(group, columns=[image]).column(image)
+
+    def row(index: int) -> Any:
+        group = int(np.searchsorted(starts, index, side="right")) - 1
+        return column(group)[index - int(starts[group])].as_py()
+
+    return row
+
+
+def _targets(column: Any, file: Path) -> npt.NDArray[np.int64]:
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise DataError(
+            f"{file}: its labels are {column.type}, expected whole numbers for all rows"
+        )
+    labels: npt.NDArray[np.int64] = column.to_numpy().astype(np.int64)
+    return labels
+
+
+DATASET = Kind(
+    open=_open,
+    layout="hf:ROOT with train-*.parquet and test-*.parquet, or what save_to_disk wrote",
+)
