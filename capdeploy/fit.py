@@ -71,6 +71,62 @@ def fit(
     }
     outputs = _outputs(state, architecture)
     module = _built(architecture, outputs)
+    missing, extra, shapes = _compared(state, module, architecture, file, ignored)
+    fitting = {name: value for name, value in state.items() if name not in {*extra, *shapes}}
+    loaded = _loaded(module, fitting)
+    if loaded is None:
+        loaded = rebuild.build(architecture, outputs)
+        loaded.load_state_dict(rebuild.up_to_date(fitting, loaded), strict=False)
+    dropped = [name for name in raw if name.startswith(auxiliary)]
+    return Fitted(loaded.eval(), (*dropped, *extra, *shapes), (*missing, *shapes))
+
+
+def load(
+    module: nn.Module,
+    state: State,
+    architecture: Architecture,
+    file: Path,
+    ignored: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """Load weights into a network that stands, and return what of it stays as it was.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network; its weights are replaced.
+    state : State
+        Parameter name to tensor.
+    architecture : Architecture
+        What the network is, for messages.
+    file : Path
+        Where they come from, for messages.
+    ignored : tuple[str, ...]
+        Patterns of names that may be missing, unexpected or of another shape.
+
+    Returns
+    -------
+    tuple[str, ...]
+        Its tensors that are not in the file, or have another shape there.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights do not fit, or are not finite.
+    """
+    missing, extra, shapes = _compared(state, module, architecture, file, ignored)
+    fitting = {name: value for name, value in state.items() if name not in {*extra, *shapes}}
+    module.load_state_dict(rebuild.up_to_date(fitting, module), strict=False)
+    return (*missing, *shapes)
+
+
+def _compared(
+    state: State,
+    module: nn.Module,
+    architecture: Architecture,
+    file: Path,
+    ignored: tuple[str, ...],
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """List what differs by permission; refuse all other differences, and broken values."""
     missing, extra, shapes = _differences(state, module)
     faults = [
         f"{len(names)} {word}, first {', '.join(names[:3])}"
@@ -86,14 +142,8 @@ def fit(
             f"checkpoint {file} does not fit {architecture}: {'; '.join(faults)}; check --arch, or "
             "name what may differ with --ignore-keys"
         )
-    fitting = {name: value for name, value in state.items() if name not in {*extra, *shapes}}
-    _refuse_broken(fitting, file)
-    loaded = _loaded(module, fitting)
-    if loaded is None:
-        loaded = rebuild.build(architecture, outputs)
-        loaded.load_state_dict(rebuild.up_to_date(fitting, loaded), strict=False)
-    dropped = [name for name in raw if name.startswith(auxiliary)]
-    return Fitted(loaded.eval(), (*dropped, *extra, *shapes), (*missing, *shapes))
+    _refuse_broken(state, file)
+    return missing, extra, shapes
 
 
 def _built(architecture: Architecture, outputs: int | None) -> nn.Module:
@@ -135,13 +185,18 @@ def _refuse_broken(state: State, file: Path) -> None:
     broken = [
         name
         for name, value in state.items()
-        if value.is_floating_point() and not bool(value.isfinite().all())
+        if value.is_floating_point() and value.numel() and not _finite(value)
     ]
     if broken:
         raise CheckpointError(
             f"checkpoint {file}: {broken[0]} holds values that are not finite (NaN or infinity; "
             f"{len(broken)} such tensors); train it again from an earlier state"
         )
+
+
+def _finite(value: torch.Tensor) -> bool:
+    """Look at the extremes: they are NaN if any value is, and this needs no second tensor."""
+    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(value))
 
 
 def _outputs(state: State, architecture: Architecture) -> int | None:

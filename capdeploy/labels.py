@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -79,6 +80,8 @@ def link(
     labels: Sequence[str] | None = None,
     label_map: Mapping[str, int] | None = None,
     aliases: Mapping[str, Sequence[str]] | None = None,
+    *,
+    partial: bool = False,
 ) -> dict[str, int]:
     """Say which output of the head each data class is.
 
@@ -94,6 +97,8 @@ def link(
         Data class to output id; wins over `labels`.
     aliases : Mapping[str, Sequence[str]] | None
         Other names of the data classes.
+    partial : bool
+        The head may know fewer classes than the data has; the others are left out.
 
     Returns
     -------
@@ -109,16 +114,13 @@ def link(
     if labels is not None and len(labels) > outputs:
         raise ClassesError(f"the labels file has {len(labels)} names, the head {outputs} outputs")
     known = _known(names, outputs, labels, label_map, aliases or {})
-    repeated = [name for name in names if labels and list(labels).count(name) > 1]
-    if repeated and label_map is None:
-        raise ClassesError(f"{repeated[0]!r} stands more than once in the labels; use --label-map")
     unknown = [name for name in names if name not in known]
-    if unknown:
+    if unknown and not partial:
         raise ClassesError(
             f"data class {unknown[0]} ({len(unknown)} such) has no output in the labels; "
             "add it, or use --label-map"
         )
-    linked = {name: known[name] for name in names}
+    linked = {name: known[name] for name in names if name in known}
     for name, index in linked.items():
         if not 0 <= index < outputs:
             raise ClassesError(f"data class {name} is output {index}, outside 0..{outputs - 1}")
@@ -140,12 +142,15 @@ def _known(
         {name: index for index, name in enumerate(labels)} if labels is not None
         else imagenet.output_of() if outputs == imagenet.CLASSES else {}
     )  # fmt: skip
-    found = {
-        name: table[word]
-        for name in names
-        for word in reversed((name, *aliases.get(name, ())))
-        if word in table
-    }
+    times = Counter(labels)
+    found = {}
+    for name in names:
+        word = next((word for word in (name, *aliases.get(name, ())) if word in table), None)
+        if word is None:
+            continue
+        if times[word] > 1:
+            raise ClassesError(f"{word!r} stands more than once in the labels; use --label-map")
+        found[name] = table[word]
     if labels is not None or len(found) == len(names):
         return found
     if len(names) == outputs:
@@ -162,14 +167,15 @@ def choose(
     outputs: int,
     labels: Sequence[str] | None = None,
     aliases: Mapping[str, Sequence[str]] | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[ClassSubset, tuple[int, ...]]:
     """Find the classes that the user means.
 
     Parameters
     ----------
     wanted : Sequence[str]
-        Data class names, other names of them, label names, output ids, ranges of ids (``0-9``),
-        globs (``speed-*``) or files of such words (``@FILE``), in output order; empty: all of the
+        Data class names, other names of them, label names, output ids (``7``, or ``id:7`` where a
+        class has that name), ranges of ids (``0-9``), globs (``speed-*``) or files of such words (``@FILE``), in output order; empty: all of the
         data's.
     linked : Mapping[str, int]
         Data class name to output id, from `link`.
@@ -179,6 +185,8 @@ def choose(
         Names in output order.
     aliases : Mapping[str, Sequence[str]] | None
         Other names of the data classes.
+    names : Sequence[str] | None
+        The data's class names in the order of its labels; None: those of `linked`.
 
     Returns
     -------
@@ -192,8 +200,8 @@ def choose(
     ConfigError
         If a file of classes cannot be read.
     """
-    names = list(linked)
-    data_of = {index: position for position, index in enumerate(linked.values())}
+    names = list(names or linked)
+    data_of = {linked[name]: position for position, name in enumerate(names) if name in linked}
     book = _Book(linked, labels or (), outputs, aliases or {})
     words = [word for text in wanted for word in _from_file(text)]
     kept = [index for word in words for index in book.find(word)] or list(data_of)
@@ -242,14 +250,14 @@ class _Book:
 
     def find(self, word: str) -> list[int]:
         """Return the outputs that a word means; several only for ranges and globs."""
+        if (plain := re.fullmatch(r"id:(\d+)", word)) is not None:
+            return self._range(word, int(plain[1]), int(plain[1]))
         if word in self._words or word.isdecimal():
             return [self._one(word)]
         if (span := re.fullmatch(r"(\d+)-(\d+)", word)) is not None:
             return self._range(word, int(span[1]), int(span[2]))
         if any(sign in word for sign in "*?["):
-            found = {
-                i for known, ids in self._words.items() if fnmatchcase(known, word) for i in ids
-            }
+            found = self._ids(lambda known: fnmatchcase(known, word))
             found &= set(self._linked.values())
             if not found:
                 raise ClassesError(f"no class fits the pattern '{word}'")
@@ -272,12 +280,10 @@ class _Book:
             meanings.add(int(word))
         if not meanings:  # nobody is called so; perhaps in other letters
             folded = _folded(word)
-            meanings = {
-                i for known, ids in self._words.items() if _folded(known) == folded for i in ids
-            }
+            meanings = self._ids(lambda known: _folded(known) == folded)
         if len(meanings) > 1:
-            listed = " or ".join(f"{index} ({self.name(index)})" for index in sorted(meanings))
-            raise ClassesError(f"class '{word}' is ambiguous: output {listed}; give the id")
+            listed = " or ".join(f"id:{index} ({self.name(index)})" for index in sorted(meanings))
+            raise ClassesError(f"class '{word}' is ambiguous: write {listed}")
         if not meanings:
             raise ClassesError(f"unknown class '{word}': {nearest(word, tuple(self._words))}")
         return meanings.pop()

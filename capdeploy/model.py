@@ -125,7 +125,7 @@ def open(  # noqa: A001 the room's verb: model.open
     architecture = architecture or recognise(raw)
     fitted = fit(raw, architecture, file, reading.ignored)
     _refuse_attention(fitted.module, architecture)
-    seen = trace(fitted.module, example(preprocessing))
+    seen = trace(fitted.module, example(preprocessing, 1))
     checkpoint = Checkpoint(
         file=file.name,
         sha256=digest(file),

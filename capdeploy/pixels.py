@@ -7,7 +7,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from capdeploy.values.checkpoint import Preprocessing
 
@@ -28,6 +28,16 @@ _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""From EXIF's orientation to what brings the image upright."""
 
 
 def decode(source: Path | IO[bytes]) -> npt.NDArray[np.uint8]:
@@ -49,17 +59,26 @@ def decode(source: Path | IO[bytes]) -> npt.NDArray[np.uint8]:
     Raises
     ------
     ValueError
-        If it has too many pixels, or values that are not 8 or 16 bits. Pillow raises further
-        errors for damaged files; `BAD` lists them all.
+        If it has too many pixels, values that are not 8 or 16 bits, or is PostScript. Pillow
+        raises further errors for damaged files; `BAD` lists them all.
     """
     with Image.open(source) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels; {MOST_PIXELS} are the most")
+        if image.format == "EPS":
+            raise ValueError("it is PostScript, which is a program and would have to run")
         if image.mode in {*_SIXTEEN, "I"}:
-            return _deep(ImageOps.exif_transpose(image))
+            return _deep(_upright(image))
         if image.mode == "F":
             raise ValueError("its values are floating-point numbers of an unknown range")
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+        return np.asarray(_upright(image).convert("RGB"), dtype=np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Carry the camera's rotation out; Pillow's own way writes all of EXIF anew, if it can."""
+    image.load()  # which for some kinds carries it out, and forgets it
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _deep(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -84,6 +103,11 @@ def fit(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArr
     -------
     npt.NDArray[np.uint8]
         (height, width, 3); the same array if it has that size already.
+
+    Raises
+    ------
+    ValueError
+        If it is so thin that filling the input size with it would take too many pixels.
     """
     height, width = preprocessing.height, preprocessing.width
     if image.shape[:2] == (height, width):
@@ -96,6 +120,8 @@ def fit(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArr
         max(height, round(image.shape[0] * scale)),
         max(width, round(image.shape[1] * scale)),
     )
+    if tall * wide > MOST_PIXELS:
+        raise ValueError(f"{image.shape[1]} x {image.shape[0]} pixels are too thin to be cropped")
     resized = _resized(image, tall, wide, preprocessing)
     top, left = (tall - height) // 2, (wide - width) // 2
     # A copy: a view would keep what was cropped away.

@@ -15,7 +15,7 @@ from capdeploy.catalog import nearest
 from capdeploy.errors import ConfigError
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.values.profile import HardwareProfile
-from capdeploy.values.recipe import Recipe
+from capdeploy.values.recipe import Common, Recipe, TrainRecipe
 
 PREFIX = "CAPDEPLOY_"
 DEVICES = ("cpu", "cuda", "tensorrt", "gpu", "npu")
@@ -24,6 +24,7 @@ LISTS = frozenset(
         "max_macs",
         "max_params",
         "max_size",
+        "augment",
         "classes",
         "ignore_keys",
         "protect",
@@ -70,22 +71,50 @@ def resolve(
     ConfigError
         If a key is unknown, a value is not valid, or a required one is missing.
     """
-    layers: dict[str, Any] = dict(base or {})
-    layers |= _file(file) if file is not None else {}
-    layers |= _environment(environment)
-    layers |= dict(map(_setting, settings))
-    layers |= {key: value for key, value in flags.items() if value is not None}
-    for key in layers:
-        _known(key)
+    layers = _layers(Recipe, file, environment, settings, flags, base)
     profile = profiles.load(str(layers.get("profile", "this-host")))
     below = {"align": profile.device.align}
-    missing = [key for key in ("checkpoint", "data") if key not in layers]
-    if missing:
-        flag = "CHECKPOINT" if missing[0] == "checkpoint" else f"--{missing[0]}"
-        raise ConfigError(f"{flag} is missing; give it as a flag, in the recipe, or use --demo")
+    _require(layers, {"checkpoint": "CHECKPOINT", "data": "--data"})
     recipe = Recipe.from_plain(below | layers, source="recipe")
     profile_of(recipe)  # unknown runtimes and devices are told before an hour is spent
     return recipe
+
+
+def resolve_training(
+    file: Path | None,
+    environment: Mapping[str, str],
+    settings: Sequence[str],
+    flags: Mapping[str, Any],
+) -> TrainRecipe:
+    """Merge all layers into one recipe for training; see `resolve`."""
+    layers = _layers(TrainRecipe, file, environment, settings, flags, None)
+    _require(layers, {"arch": "--arch", "data": "--data"})
+    return TrainRecipe.from_plain(layers, source="recipe")
+
+
+def _layers(
+    kind: type[Common],
+    file: Path | None,
+    environment: Mapping[str, str],
+    settings: Sequence[str],
+    flags: Mapping[str, Any],
+    base: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    layers: dict[str, Any] = dict(base or {})
+    layers |= _file(file) if file is not None else {}
+    layers |= _environment(environment, kind)
+    layers |= dict(_setting(text, kind) for text in settings)
+    layers |= {key: value for key, value in flags.items() if value is not None}
+    for key in layers:
+        _known(key, kind)
+    return layers
+
+
+def _require(layers: Mapping[str, Any], flags: Mapping[str, str]) -> None:
+    missing = [flag for key, flag in flags.items() if key not in layers]
+    if missing:
+        hint = ", or use --demo" if "checkpoint" in flags else ""
+        raise ConfigError(f"{missing[0]} is missing; give it as a flag, or in the recipe{hint}")
 
 
 def profile_of(recipe: Recipe) -> HardwareProfile:
@@ -105,7 +134,7 @@ def with_runtime(profile: HardwareProfile, given: Mapping[str, Any]) -> Hardware
     return profile.model_copy(update={"runtime": profile.runtime.model_copy(update=changes)})
 
 
-def to_toml(recipe: Recipe) -> str:
+def to_toml(recipe: Common) -> str:
     """Write a recipe as TOML; it is a valid input. Keys without a value are left out."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
@@ -119,30 +148,30 @@ def _file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"recipe {path} is not valid TOML: {error}") from error
 
 
-def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
+def _environment(environment: Mapping[str, str], kind: type[Common]) -> dict[str, Any]:
     found = {}
     for name, text in environment.items():
         if not name.startswith(PREFIX):
             continue
         key = name.removeprefix(PREFIX).lower()
         # Other tools may use the prefix for their own ends (CAPDEPLOY_COMPLETE is click's).
-        if key in Recipe.model_fields:
+        if key in kind.model_fields:
             found[key] = _value(key, text)
     return found
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def _setting(text: str, kind: type[Common]) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key = key.strip().replace("-", "_")
     if not equals:
         raise ConfigError(f"--set {text}: expected key=value")
-    _known(key)
+    _known(key, kind)
     return key, _value(key, value.strip())
 
 
-def _known(key: str) -> None:
-    if key not in Recipe.model_fields:
-        raise ConfigError(f"unknown recipe key '{key}'; {nearest(key, tuple(Recipe.model_fields))}")
+def _known(key: str, kind: type[Common]) -> None:
+    if key not in kind.model_fields:
+        raise ConfigError(f"unknown recipe key '{key}'; {nearest(key, tuple(kind.model_fields))}")
 
 
 def _value(key: str, text: str) -> Any:

@@ -22,11 +22,14 @@ class Resplit:
     ----------
     whole : Dataset
         The data set as it is.
+    part : str
+        The one split that it has.
     rows : Mapping[str, npt.NDArray[np.int64]]
         Which of its images each split has.
     """
 
     whole: Dataset
+    part: str
     rows: Mapping[str, npt.NDArray[np.int64]]
 
     @property
@@ -51,15 +54,15 @@ class Resplit:
 
     def labels(self, split: str) -> npt.NDArray[np.int64]:
         """Return the data class of every image of a split."""
-        return self.whole.labels(WHOLE)[self.rows[split]]
+        return self.whole.labels(self.part)[self.rows[split]]
 
     def read(self, split: str, index: int) -> npt.NDArray[np.uint8]:
         """Decode one image."""
-        return self.whole.read(WHOLE, int(self.rows[split][index]))
+        return self.whole.read(self.part, int(self.rows[split][index]))
 
     def describe(self, split: str, index: int) -> str:
         """Name one image."""
-        return self.whole.describe(WHOLE, int(self.rows[split][index]))
+        return self.whole.describe(self.part, int(self.rows[split][index]))
 
 
 def resplit(dataset: Dataset, shares: str | None, group: str | None, *, seed: int) -> Dataset:
@@ -74,7 +77,7 @@ def resplit(dataset: Dataset, shares: str | None, group: str | None, *, seed: in
     group : str | None
         Regular expression, searched in an image's name (its path): images for which it finds the
         same (its first bracket, if it has one) go to the same side, so that frames of one track
-        do not leak. None: every image for itself.
+        do not leak; nor do groups that several classes share. None: every image for itself.
     seed : int
         Of the draw.
 
@@ -86,40 +89,40 @@ def resplit(dataset: Dataset, shares: str | None, group: str | None, *, seed: in
     Raises
     ------
     DataError
-        If it has one part and no shares are given, or has splits and shares are.
+        If it has one part and no shares are given, has splits and shares are, or has splits but
+        nothing to train or to test with.
     ConfigError
         If the shares do not add up to 100, or the expression is not valid.
     """
-    if dataset.splits != (WHOLE,):
+    if len(dataset.splits) > 1:
         if shares is not None or group is not None:
             raise DataError(
                 f"the data has splits already ({', '.join(dataset.splits)}); leave --split away"
             )
+        if "train" not in dataset.splits or not {"test", "val"} & {*dataset.splits}:
+            raise DataError(
+                f"the data has splits {', '.join(dataset.splits)}; expected train, and test or val"
+            )
         return dataset
+    part = dataset.splits[0]
     if shares is None:
-        raise DataError(
-            "the data has no test split; say how to split it, for example --split 80/20"
-        )
-    train, _, test = shares.partition("/")
-    if int(train) + int(test) != 100 or not int(train) or not int(test):
+        has = "no test split" if part in (WHOLE, "train") else f"only a {part} split"
+        raise DataError(f"the data has {has}; say how to split it, for example --split 80/20")
+    found = re.fullmatch(r"(\d{1,2})/(\d{1,2})", shares)
+    train, test = map(int, found.groups()) if found else (0, 0)
+    if train + test != 100:
         raise ConfigError(
             f"--split {shares}: expected two shares that add up to 100, such as 80/20"
         )
-    tracks = _tracks(dataset, group)
-    labels = dataset.labels(WHOLE)
-    generator = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        chosen += _draw(members, tracks[members], int(test) / 100, generator)
-    held = np.array(sorted(chosen), dtype=np.int64)
-    rest = np.setdiff1d(np.arange(len(labels)), held)
-    return Resplit(dataset, {"train": rest, "test": held})
+    tracks = _tracks(dataset, part, group)
+    held = _held(dataset.labels(part), tracks, test / 100, np.random.default_rng(seed))
+    rows = {"train": np.flatnonzero(~held), "test": np.flatnonzero(held)}
+    return Resplit(dataset, part, rows)
 
 
-def _tracks(dataset: Dataset, group: str | None) -> npt.NDArray[np.int64]:
+def _tracks(dataset: Dataset, part: str, group: str | None) -> npt.NDArray[np.int64]:
     """Give every image the number of its group."""
-    count = len(dataset.labels(WHOLE))
+    count = len(dataset.labels(part))
     if group is None:
         return np.arange(count)
     try:
@@ -131,27 +134,35 @@ def _tracks(dataset: Dataset, group: str | None) -> npt.NDArray[np.int64]:
     known: dict[str, int] = {}
     found = np.empty(count, dtype=np.int64)
     for index in range(count):
-        name = dataset.describe(WHOLE, index)
+        name = dataset.describe(part, index)
         match = pattern.search(name)
-        if match is None:
+        key = match and match.group(1 if pattern.groups else 0)
+        if key is None:
             raise ConfigError(f"--split-group {group!r} finds nothing in {name}")
-        key = match.group(1) if pattern.groups else match.group(0)
         found[index] = known.setdefault(key, len(known))
     return found
 
 
-def _draw(
-    members: npt.NDArray[np.int64],
+def _held(
+    labels: npt.NDArray[np.int64],
     tracks: npt.NDArray[np.int64],
     share: float,
     generator: np.random.Generator,
-) -> list[int]:
-    """Draw whole groups of one class until their share is reached; never all of them."""
-    wanted = max(1, round(share * len(members)))
-    order = generator.permutation(np.unique(tracks))
-    taken: list[int] = []
-    for track in order[:-1]:
-        if len(taken) >= wanted:
-            break
-        taken += members[tracks == track].tolist()
-    return taken
+) -> npt.NDArray[np.bool_]:
+    """Draw whole groups until each class has its share; never all that a class has."""
+    undecided, train, test = -1, 0, 1
+    side = np.full(tracks.max(initial=-1) + 1, undecided)
+    classes = [
+        np.unique(tracks[labels == label], return_counts=True) for label in np.unique(labels)
+    ]
+    for groups, sizes in sorted(classes, key=lambda found: len(found[0])):
+        # A group that another class has too may be decided already.
+        wanted = max(1, round(share * sizes.sum())) - sizes[side[groups] == test].sum()
+        free = generator.permutation(np.flatnonzero(side[groups] == undecided))
+        if not (side[groups] == train).any():
+            free = free[:-1]
+        before = np.cumsum(sizes[free]) - sizes[free]
+        side[groups[free[before < wanted]]] = test
+        side[groups[side[groups] == undecided]] = train
+    held: npt.NDArray[np.bool_] = side[tracks] == test
+    return held

@@ -264,7 +264,12 @@ def _at_most(labels: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArra
 
 
 def open_dataset(
-    text: str, *, split: str | None = None, group: str | None = None, seed: int = 0
+    text: str,
+    *,
+    split: str | None = None,
+    group: str | None = None,
+    seed: int = 0,
+    whole: bool = False,
 ) -> Dataset:
     """Open ``kind:location``, for example ``folder:images`` or ``digits``.
 
@@ -278,6 +283,8 @@ def open_dataset(
         Regular expression of what must stay on one side of that split.
     seed : int
         Of that split.
+    whole : bool
+        Unsplit data may stay so; for looking, not for training.
 
     Returns
     -------
@@ -293,4 +300,6 @@ def open_dataset(
     """
     kind, _, location = text.partition(":")
     dataset: Dataset = KINDS.load(kind).open(location)
+    if whole and split is None and group is None:
+        return dataset
     return resplit(dataset, split, group, seed=seed)

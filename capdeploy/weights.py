@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.serialization import safe_globals
@@ -25,6 +26,8 @@ from torch.serialization import safe_globals
 from capdeploy.catalog import nearest
 from capdeploy.errors import CheckpointError
 from capdeploy.sniff import SAFETENSORS, sniff
+from capdeploy.values.noun import first_fault
+from capdeploy.values.training import ORIGIN, Origin
 
 State = dict[str, torch.Tensor]
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
@@ -108,13 +111,35 @@ def read_state(file: Path, reading: Reading | None = None) -> State:
     return _stripped(_unwrap(content, file, reading.state_key), file, reading.strip_prefix)
 
 
+def read_origin(file: Path) -> Origin | None:
+    """Read what a file of ``capdeploy train`` says about itself; None for all other files.
+
+    Raises
+    ------
+    CheckpointError
+        If it says something that cannot be understood.
+    """
+    if not file.is_file() or sniff(file) is not SAFETENSORS:
+        return None
+    try:
+        with safe_open(file, framework="pt") as opened:
+            words = (opened.metadata() or {}).get(ORIGIN)
+        return Origin.model_validate_json(words) if words is not None else None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(_not_whole(file, error)) from error
+    except ValidationError as error:
+        raise CheckpointError(f"checkpoint {file}: its header: {first_fault(error)}") from error
+
+
 def _read_safetensors(file: Path) -> State:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise CheckpointError(
-            f"checkpoint {file} is not a whole safetensors file: {error}; copy it again"
-        ) from error
+        raise CheckpointError(_not_whole(file, error)) from error
+
+
+def _not_whole(file: Path, error: Exception) -> str:
+    return f"checkpoint {file} is not a whole safetensors file: {error}; copy it again"
 
 
 def _read_torch(file: Path, *, trust: bool) -> object:
@@ -123,6 +148,9 @@ def _read_torch(file: Path, *, trust: bool) -> object:
         names = _named(file)
         with warnings.catch_warnings(), safe_globals([*PLAIN, *_known_classes(names)]):
             warnings.simplefilter("ignore")  # about pickle protocols; the error says enough
+            if _zipped(file) and file.suffix != ".safetensors":
+                # Mapped: the network's weights are then the file itself and no copy of it.
+                return torch.load(file, map_location="cpu", weights_only=not trust, mmap=True)
             # A stream and not the path, whose suffix torch would believe.
             with file.open("rb") as stream:
                 return torch.load(stream, map_location="cpu", weights_only=not trust)
@@ -159,12 +187,15 @@ def _known_classes(names: list[str]) -> list[Any]:
 
 def _named(file: Path) -> list[str]:
     """List the foreign classes and functions that a file names, without running it."""
-    with file.open("rb") as stream:
-        zipped = stream.read(2) == b"PK"
     unsafe = torch.serialization.get_unsafe_globals_in_checkpoint
-    names = sorted(unsafe(file)) if zipped else _globals_of(file)
+    names = sorted(unsafe(file)) if _zipped(file) else _globals_of(file)
     plain = {name if isinstance(name, str) else _full(name) for name in PLAIN_NAMES}
     return [name for name in names if name not in plain]
+
+
+def _zipped(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(2) == b"PK"
 
 
 def _full(thing: Any) -> str:

@@ -41,7 +41,10 @@ def in_order(
     if not workers:
         for item in items:
             task: Future[Result] = Future()
-            task.set_result(work(item))
+            try:
+                task.set_result(work(item))
+            except Exception as error:  # as a thread would keep it
+                task.set_exception(error)
             yield item, task
         return
     waiting: deque[tuple[Item, Future[Result]]] = deque()

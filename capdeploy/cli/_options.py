@@ -109,6 +109,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--weight-decay", float, "Of the optimizer."),
     ("--clip", float, "Largest gradient norm."),
     ("--dropped-images", float, "Unlabelled images of dropped classes per training image."),
+    ("--augment", Words(), "Random shift, flip, colour of training images; a flip may mislead."),
     ("--patience", int, "Epochs without a better validation before stopping."),
     ("--batch-size", int, "Images per step."),
     ("--seed", int, "Of sampling, training and random scores."),
@@ -144,24 +145,61 @@ def recipe_options(command: Command) -> Command:
     return command
 
 
+# What training needs of them; its own are added.
+SHARED = frozenset(
+    {
+        "--data", "--split", "--split-group", "--input-size", "--mean", "--std",
+        "--channel-order", "--resize", "--crop", "--interpolation", "--classes",
+        "--samples-per-class", "--validation-share", "--max-bad-images", "--cache-mib", "--lr",
+        "--optimizer", "--weight-decay", "--clip", "--augment", "--patience", "--batch-size",
+        "--seed",
+    }
+)  # fmt: skip
+TRAINING: tuple[tuple[str, Any, str], ...] = (
+    ("--arch", str, "torchvision name, timm:NAME, module:callable or file.py:callable."),
+    ("--init", str, "Checkpoint to start from; a head of another width begins fresh."),
+    ("--epochs", int, "Most passes over the training images; 30."),
+    ("--device", click.Choice(["auto", "cpu", "cuda"]), "Default: auto, a GPU if there is one."),
+)
+
+
+def training_options(command: Command) -> Command:
+    """Add the options of training to a command."""
+    for name, help_text in (
+        ("--amp/--no-amp", "Compute in bfloat16 where it is safe; default: on a GPU that can."),
+        ("--balance/--no-balance", "Weigh the loss against class imbalance."),
+    ):
+        command = click.option(name, default=None, help=help_text)(command)
+    shared = [option for option in OPTIONS if option[0] in SHARED]
+    for name, kind, help_text in reversed((*TRAINING, *shared)):
+        command = click.option(name, type=kind, default=None, help=help_text)(command)
+    return click.option(
+        "--arch-arg", "arch_args", multiple=True, metavar="KEY=VALUE",
+        help="Argument for the architecture.",
+    )(command)  # fmt: skip
+
+
 def plain(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Turn click's values into recipe values; what was not given is None."""
     values = dict(flags)
     for key, flag in (("arch_args", "--arch-arg"), ("strategy_args", "--strategy-arg")):
-        values[key] = _pairs(values.get(key, ()), flag) or None
+        if key not in values:
+            continue
+        values[key] = pairs(values.get(key) or (), flag) or None
     return values
 
 
-def _pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
+def pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
+    """Read ``key=value`` words; values are JSON where they can be."""
     import json
 
-    pairs = {}
+    found = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"{flag} {text}: expected key=value")
         try:
-            pairs[key] = json.loads(value)
+            found[key] = json.loads(value)
         except json.JSONDecodeError:
-            pairs[key] = value
-    return pairs
+            found[key] = value
+    return found

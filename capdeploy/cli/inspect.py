@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from capdeploy.cli._options import Numbers
+from capdeploy.cli._options import Numbers, Words, pairs
 from capdeploy.cli._output import format_option, tell
 
 
@@ -16,6 +16,9 @@ from capdeploy.cli._output import format_option, tell
 @click.option("--input-size", type=Numbers(2, 2, whole=True), help="Of a checkpoint; 224.")
 @click.option("--state-key", help="Where in the checkpoint the weights are.")
 @click.option("--strip-prefix", help="Taken away from the front of every name.")
+@click.option("--ignore-keys", type=Words(), default="", help="Tensor names that may differ.")
+@click.option("--trust-checkpoint", is_flag=True, help="Unpickle it: that runs its code.")
+@click.option("--arch-arg", multiple=True, metavar="KEY=VALUE", help="For the architecture.")
 @format_option
 def command(
     path: Path,
@@ -23,6 +26,9 @@ def command(
     input_size: list[int] | None,
     state_key: str | None,
     strip_prefix: str | None,
+    ignore_keys: list[str],
+    trust_checkpoint: bool,
+    arch_arg: tuple[str, ...],
     style: str,
 ) -> None:
     """Show the checkpoint, bundle, run's folder or plan.json at PATH."""
@@ -42,7 +48,10 @@ def command(
 
         size = (input_size[0], input_size[1]) if input_size else None
         known = Architecture.parse(arch) if arch else None
-        found = stages.inspect(path, known, size, Reading(state_key, strip_prefix))
+        if known is not None:
+            known = known.model_copy(update={"arguments": pairs(arch_arg, "--arch-arg")})
+        how = Reading(state_key, strip_prefix, trust_checkpoint, tuple(ignore_keys))
+        found = stages.inspect(path, known, size, how)
         tell(style, found.to_json(), [inspection.table(found)])
 
 

@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import click
 
 from capdeploy.cli._output import format_option, tell
 
+SHELVES = ("strategies", "runtimes", "data", "architectures")
+
 
 @click.command()
-@click.argument("shelf", type=click.Choice(["strategies", "runtimes", "data", "architectures"]))
+@click.argument("shelf", type=click.Choice([*SHELVES, "classes"]))
+@click.option("--data", help="Whose classes to list, as compress takes it.")
+@click.option("--split", help="Of data that has no test part, for example 80/20.")
 @format_option
-def command(shelf: str, style: str) -> None:
-    """List the members of a SHELF."""
+def command(shelf: str, data: str | None, split: str | None, style: str) -> None:
+    """List the members of a SHELF, or the classes of a data set."""
     from capdeploy.report.tables import Table
 
-    columns, rows = _rows(shelf)
+    if (shelf == "classes") != (data is not None):
+        raise click.UsageError("--data names the data set whose classes to list: list classes")
+    columns, rows = _rows(shelf) if data is None else _classes(data, split)
     document = {
         "schema_version": 1,
         shelf: [dict(zip(columns, row, strict=True)) for row in rows],
     }
     tell(style, json.dumps(document), [Table(shelf.capitalize(), columns, rows)])
+
+
+def _classes(data: str, split: str | None) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    import numpy as np
+
+    from capdeploy import samples
+    from capdeploy.data import WHOLE
+
+    opened = samples.open_dataset(data, split=split, whole=True)
+    counts = {
+        name: np.bincount(opened.labels(name), minlength=len(opened.names))
+        for name in opened.splits
+    }
+    heads = tuple("images" if name == WHOLE else name for name in counts)
+    return ("class", "number", "also called", *heads), tuple(
+        (
+            name,
+            str(number),
+            ", ".join(opened.aliases.get(name, ())),
+            *(str(count[number]) for count in counts.values()),
+        )
+        for number, name in enumerate(opened.names)
+    )
 
 
 def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -49,6 +79,10 @@ def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
         )
     if shelf == "data":
         return ("name", "layout"), tuple((name, KINDS.load(name).layout) for name in KINDS.names())
-    return ("name", "source"), tuple(
-        (name, source) for source in SOURCES.names() for name in SOURCES.load(source).names()
-    )
+    from capdeploy.errors import MissingExtraError
+
+    known = []
+    for source in SOURCES.names():
+        with contextlib.suppress(MissingExtraError):  # what is not installed builds nothing
+            known += [(name, source) for name in SOURCES.load(source).names()]
+    return ("name", "source"), tuple(known)

@@ -98,17 +98,24 @@ def _open(location: str) -> HuggingFace:
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"{root} cannot be read: {error}; get it again") from error
     names = _names(schema, label)
-    most = max(int(shard.labels.max(initial=-1)) for found in shards.values() for shard in found)
-    names = names or tuple(map(str, range(most + 1)))
-    return HuggingFace(root, names, shards)
+    most = {
+        split: max(int(shard.labels.max(initial=-1)) for shard in found)
+        for split, found in shards.items()
+    }
+    names = names or tuple(map(str, range(max(most.values()) + 1)))
+    if not 0 <= max(most.values()) < len(names):
+        raise DataError(f"{root} has labels up to {max(most.values())} and {len(names)} classes")
+    # Where the answers are kept secret, all labels are -1.
+    return HuggingFace(root, names, {split: shards[split] for split in shards if most[split] >= 0})
 
 
 def _split_of(file: Path, root: Path) -> str:
     """Read the split from the file's name (``train-00000-of-00002``) or its folder's."""
     for part in (file.stem, *reversed(file.relative_to(root).parts[:-1])):
-        word = part.replace("_", "-").partition("-")[0]
-        if word in SPLITS:
-            return SPLITS[word]
+        words = part.replace("_", "-").split("-")
+        found = next((SPLITS[word] for word in words if word in SPLITS), None)
+        if found is not None:
+            return found
     return WHOLE
 
 
@@ -143,7 +150,8 @@ def _shard(file: Path, image: str, label: str) -> Shard:
         labels = source.read([label]).column(label)
         return Shard(_targets(labels, file), _by_group(source, image))
     # Memory-mapped: a row is read when it is asked for.
-    table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+    table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all().select([image, label])
+    table.validate(full=True)  # pyarrow would end the process over a damaged one
     column = table.column(image)
     return Shard(_targets(table.column(label), file), lambda index: column[index].as_py())
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from capdeploy import imagenet, listing
 from capdeploy.data import Kind
@@ -23,6 +25,10 @@ KIT = "ILSVRC2012_devkit_t12"
 PREPROCESSING = Preprocessing(
     height=224, width=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
+DAMAGED = (
+    OSError, EOFError, ValueError, KeyError, IndexError, TypeError, NotImplementedError,
+    zlib.error, tarfile.TarError, MatReadError,
+)  # fmt: skip
 
 
 def _open(location: str) -> Files:
@@ -71,7 +77,7 @@ def _ground_truth(root: Path) -> list[str]:
         table = loadmat(io.BytesIO(_kit(root, "meta.mat")), squeeze_me=True)["synsets"]
         wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(table)}
         return [wnid_of[number] for number in ids]
-    except (ValueError, KeyError, TypeError, tarfile.TarError) as error:
+    except DAMAGED as error:
         raise DataError(f"{root / KIT} is damaged: {error!r}; get it again") from error
 
 

@@ -105,7 +105,8 @@ def _contents(shard: Path) -> list[tuple[Place, int]]:
     images: dict[str, Place] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(shard) as archive:
+        # Not compressed: places in the file are what is kept.
+        with shard.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 folder, name = os.path.split(member.name)
                 stem, _, suffix = name.partition(".")
@@ -115,15 +116,29 @@ def _contents(shard: Path) -> list[tuple[Place, int]]:
                 elif suffix in ("cls", "json") and member.isfile():
                     found = archive.extractfile(member)
                     raw = found.read() if found is not None else b""
-                    labels[key] = int(json.loads(raw)["label"] if suffix == "json" else raw)
-    except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
+                    label = _label(suffix, raw)
+                    if label is not None and (suffix == "cls" or key not in labels):
+                        labels[key] = label
+            stream.seek(archive.offset)
+            if stream.read(1).strip(b"\0"):  # tarfile stops there and says nothing
+                raise tarfile.ReadError(f"no header at byte {archive.offset}")
+    except (tarfile.TarError, OSError, ValueError) as error:
         raise DataError(f"shard {shard} cannot be read: {error!r}; get it again") from error
     bare = [key for key in images if key not in labels]
     if bare:
-        raise DataError(f"shard {shard}: {bare[0]} has no .cls and no label in a .json")
+        raise DataError(f"shard {shard}: {bare[0]} has no .cls and no number as label in a .json")
     if any(label < 0 for label in labels.values()):
         raise DataError(f"shard {shard} has a class below 0")
     return [(place, labels[key]) for key, place in images.items()]
+
+
+def _label(suffix: str, raw: bytes) -> int | None:
+    """Read the class; a .json may hold other things, or words, beside a .cls."""
+    if suffix == "cls":
+        return int(raw)
+    found = json.loads(raw)
+    label = str(found.get("label")) if isinstance(found, dict) else ""
+    return int(label) if label.isdecimal() else None
 
 
 def _names(root: Path, classes: int) -> tuple[str, ...]:
@@ -131,8 +146,10 @@ def _names(root: Path, classes: int) -> tuple[str, ...]:
     file = root / "classnames.txt"
     if not file.is_file():
         return tuple(map(str, range(classes)))
-    names = tuple(file.read_text(encoding="utf-8").split("\n"))
-    names = names[:-1] if names[-1] == "" else names
+    try:
+        names = tuple(file.read_text(encoding="utf-8-sig").rstrip().split("\n"))
+    except ValueError as error:
+        raise DataError(f"{file} is not UTF-8 text: {error}") from error
     if len(names) < classes:
         raise DataError(f"{file} has {len(names)} names, the shards {classes} classes")
     return names

@@ -5,6 +5,8 @@ from __future__ import annotations
 from capdeploy.report.tables import Table, count
 from capdeploy.values.inspection import Inspection
 
+SHOWN = 6  # tensors by name; JSON has them all
+
 
 def table(shown: Inspection) -> Table:
     """Show what is known of a checkpoint."""
@@ -21,5 +23,7 @@ def table(shown: Inspection) -> Table:
         ("filters", str(shown.cost.filters)),
         ("groups that can be cut", f"{shown.groups}, {shown.filters} channels"),
         *((f"whole: {entry.group}", entry.reason) for entry in shown.whole),
+        *((f"not used: {name}", "") for name in checkpoint.unused[:SHOWN]),
+        *((f"not in the file: {name}", "fresh values") for name in checkpoint.absent[:SHOWN]),
     )
     return Table(f"Checkpoint {checkpoint.file}", ("", ""), rows)

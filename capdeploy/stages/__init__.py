@@ -13,8 +13,11 @@ from capdeploy.stages.inputs import (
 from capdeploy.stages.inspecting import inspect
 from capdeploy.stages.making import Made, make
 from capdeploy.stages.scoring import cache, ground
+from capdeploy.stages.training import RECIPE as TRAINING_RECIPE
+from capdeploy.stages.training import train
 
 __all__ = [
-    "Inputs", "Made", "architecture", "before", "bench", "cache", "dataset_of", "ground", "inspect",
-    "make", "open_inputs", "preprocessing", "reading", "rewrite", "with_classes",
+    "TRAINING_RECIPE", "Inputs", "Made", "architecture", "before", "bench", "cache", "dataset_of",
+    "ground", "inspect", "make", "open_inputs", "preprocessing", "reading", "rewrite", "train",
+    "with_classes",
 ]  # fmt: skip

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from capdeploy import labels, model, samples
+from capdeploy import labels, model, samples, weights
 from capdeploy.data import Dataset
+from capdeploy.errors import UntrustedError
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Samples
 from capdeploy.train import evaluate, head
 from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.classes import ClassSubset
-from capdeploy.values.recipe import Recipe
+from capdeploy.values.recipe import Common, Recipe
+from capdeploy.values.training import Origin
 from capdeploy.weights import Reading
 
 UNEVEN = 3.0  # times more images of the commonest class than of the rarest: worth a word
@@ -27,9 +29,9 @@ IMAGENET = Preprocessing(
 )
 
 
-def preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
-    """Lay the user's words over the data set's own preprocessing, or over ImageNet's."""
-    base = dataset.preprocessing or IMAGENET
+def preprocessing(recipe: Common, dataset: Dataset, origin: Origin | None = None) -> Preprocessing:
+    """Lay the user's words over the checkpoint's own preprocessing, the data's, or ImageNet's."""
+    base = (origin.input if origin is not None else None) or dataset.preprocessing or IMAGENET
     given: dict[str, object] = {
         "mean": recipe.mean,
         "std": recipe.std,
@@ -44,11 +46,23 @@ def preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
     return Preprocessing.from_plain(base.model_dump() | wanted, source="preprocessing")
 
 
-def architecture(recipe: Recipe) -> Architecture | None:
+def architecture(recipe: Recipe, origin: Origin | None = None) -> Architecture | None:
     """Read which network the weights belong to; None: to be found by their names and shapes."""
     if recipe.arch is None:
-        return None
+        return _stored(recipe, origin)
     return Architecture.parse(recipe.arch).model_copy(update={"arguments": recipe.arch_args})
+
+
+def _stored(recipe: Recipe, origin: Origin | None) -> Architecture | None:
+    if origin is None:
+        return None
+    if origin.architecture.source == "factory" and not recipe.trust_checkpoint:
+        # A file may name any code of this machine as its factory.
+        raise UntrustedError(
+            f"checkpoint {recipe.checkpoint} says that {origin.architecture} builds its network; "
+            "give --arch yourself, or --trust-checkpoint"
+        )
+    return origin.architecture
 
 
 def reading(recipe: Recipe) -> Reading:
@@ -93,21 +107,25 @@ def open_inputs(recipe: Recipe, say: Say) -> Inputs:
         Models and images.
     """
     dataset = dataset_of(recipe)
-    wanted = preprocessing(recipe, dataset)
-    opened = model.open(Path(recipe.checkpoint), architecture(recipe), wanted, reading(recipe))
-    _tell_opened(recipe, opened, say)
+    file = Path(recipe.checkpoint)
+    origin = weights.read_origin(file)
+    wanted = preprocessing(recipe, dataset, origin)
+    opened = model.open(file, architecture(recipe, origin), wanted, reading(recipe))
+    _tell_opened(recipe, opened, origin, say)
     names = labels.read_names(Path(recipe.labels)) if recipe.labels else None
+    if names is None and origin is not None and len(origin.labels) == opened.checkpoint.outputs:
+        names = origin.labels
     table = labels.read_map(Path(recipe.label_map)) if recipe.label_map else None
     outputs = opened.checkpoint.outputs
     if names is not None and len(names) < outputs:
         say.note(f"the head has {outputs} outputs, the labels name {len(names)}")
-    linked = labels.link(dataset.names, outputs, names, table, dataset.aliases)
-    classes, data_classes = labels.choose(recipe.classes, linked, outputs, names, dataset.aliases)
-    images = Samples(
-        dataset, data_classes, classes, wanted,
-        recipe.validation_share, recipe.max_bad_images, recipe.cache_mib,
-        recipe.samples_per_class, recipe.seed, say,
-    )  # fmt: skip
+    linked = labels.link(
+        dataset.names, outputs, names, table, dataset.aliases, partial=not recipe.labels
+    )
+    classes, data_classes = labels.choose(
+        recipe.classes, linked, outputs, names, dataset.aliases, dataset.names
+    )
+    images = samples_of(recipe, dataset, data_classes, classes, wanted, say)
     _tell_uneven(images, say)
     say.step("cut the head")
     full = with_classes(opened, classes, names)
@@ -116,18 +134,35 @@ def open_inputs(recipe: Recipe, say: Say) -> Inputs:
     return Inputs(full, narrow, images)
 
 
-def dataset_of(recipe: Recipe) -> Dataset:
+def dataset_of(recipe: Common) -> Dataset:
     """Open the recipe's data set; no image is read yet."""
     return samples.open_dataset(
         recipe.data, split=recipe.split, group=recipe.split_group, seed=recipe.seed
     )
 
 
-def _tell_opened(recipe: Recipe, opened: Model, say: Say) -> None:
-    origin = opened.checkpoint
+def samples_of(
+    recipe: Common,
+    dataset: Dataset,
+    data_classes: tuple[int, ...],
+    classes: ClassSubset,
+    wanted: Preprocessing,
+    say: Say,
+) -> Samples:
+    """Open the images of the chosen classes."""
+    return Samples(
+        dataset, data_classes, classes, wanted,
+        recipe.validation_share, recipe.max_bad_images, recipe.cache_mib,
+        recipe.samples_per_class, recipe.seed, say,
+    )  # fmt: skip
+
+
+def _tell_opened(recipe: Recipe, opened: Model, origin: Origin | None, say: Say) -> None:
+    found = opened.checkpoint
     if recipe.arch is None:
-        say.note(f"architecture {origin.architecture} (found by its weights)")
-    for tensors, word in ((origin.unused, "not used"), (origin.absent, "not in the file, fresh")):
+        how = "said by the checkpoint" if origin is not None else "found by its weights"
+        say.note(f"architecture {found.architecture} ({how})")
+    for tensors, word in ((found.unused, "not used"), (found.absent, "not in the file, fresh")):
         if tensors:
             say.note(f"{len(tensors)} tensors {word}: {_few(tensors)}")
 

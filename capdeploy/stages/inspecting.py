@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from capdeploy import model
+from capdeploy import model, weights
 from capdeploy.prune import groups
 from capdeploy.stages.inputs import IMAGENET
 from capdeploy.values.checkpoint import Architecture
@@ -24,7 +24,7 @@ def inspect(
     architecture : Architecture | None
         Its network; None: found by the weights.
     size : tuple[int, int] | None
-        Height and width of the input; None: 224 x 224.
+        Height and width of the input; None: what the checkpoint says, or 224 x 224.
     reading : Reading
         Where in the file the weights are.
 
@@ -40,9 +40,10 @@ def inspect(
     ArchitectureError
         If the network is not recognised or cannot be built.
     """
-    preprocessing = IMAGENET
+    origin = weights.read_origin(file)
+    preprocessing = origin.input if origin is not None else IMAGENET
     if size is not None:
-        preprocessing = IMAGENET.model_copy(update={"height": size[0], "width": size[1]})
+        preprocessing = preprocessing.model_copy(update={"height": size[0], "width": size[1]})
     opened = model.open(file, architecture, preprocessing, reading)
     found = groups.find(opened)
     free = [group for group in found if group.obstacle is None]

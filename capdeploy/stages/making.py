@@ -18,7 +18,7 @@ from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.plan import PruningPlan
-from capdeploy.values.recipe import Recipe
+from capdeploy.values.recipe import Common, Recipe
 from capdeploy.values.report import Metrics, Training
 
 
@@ -195,7 +195,9 @@ def recover(
 
 def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) -> Course:
     if not recipe.distill:
-        return Course(images.train, images.validation, balance=recipe.balance)
+        return Course(
+            images.train, images.validation, balance=recipe.balance, augment=recipe.augment
+        )
     count = round(recipe.dropped_images * len(images.train))
     return Course(
         images.train,
@@ -203,10 +205,11 @@ def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) 
         images.dropped(count, seed=recipe.seed),
         imitate.Teacher(teacher, recipe.temperature, imitate.kept_channels(teacher, plan)),
         recipe.balance,
+        recipe.augment,
     )
 
 
-def settings_of(recipe: Recipe, epochs: int) -> finetune.Settings:
+def settings_of(recipe: Common, epochs: int) -> finetune.Settings:
     """Read how to train from the recipe."""
     return finetune.Settings(
         epochs=epochs,

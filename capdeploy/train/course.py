@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import torch
 
 from capdeploy.model import Model
 from capdeploy.samples import Images
+from capdeploy.train.augment import augment
 from capdeploy.train.imitate import UNLABELLED, Teacher
 from capdeploy.workers import in_order
 
@@ -34,6 +36,8 @@ class Course:
         Whom to imitate.
     balance : bool
         Weigh each class's loss by the inverse of its number of images.
+    augment : tuple[str, ...]
+        Random changes of the training images, see `augment.augment`.
     """
 
     train: Images
@@ -41,6 +45,7 @@ class Course:
     unlabelled: Images | None = None
     teacher: Teacher | None = None
     balance: bool = False
+    augment: tuple[str, ...] = ()
 
     def weights(self, model: Model) -> torch.Tensor | None:
         """Return what each output's loss counts, (outputs,), 1 on average over the images."""
@@ -59,15 +64,23 @@ class Course:
         # Batch normalisation cannot train on a single image.
         parts = [part for part in parts if len(part) > 1]
 
-        def pixels(chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        # Drawn here: the threads that decode may take turns in any order.
+        seeds = shuffle.integers(1 << 62, size=len(parts) if self.augment else 0)
+        tasks = list(zip(parts, seeds if self.augment else parts, strict=True))
+
+        def pixels(task: tuple[npt.NDArray[np.int64], Any]) -> npt.NDArray[np.uint8]:
+            chosen, seed = task
             known, rest = chosen[chosen < len(self.train)], chosen[chosen >= len(self.train)]
             found = [self.train.pixels(known)] if len(known) else []
             if extra is not None and len(rest):
                 found.append(extra.pixels(rest - len(self.train)))
-            return np.concatenate(found)
+            whole = np.concatenate(found)
+            if not self.augment:
+                return whole
+            return augment(whole, self.augment, np.random.default_rng(seed))
 
         workers = max(self.train.workers, extra.workers if extra is not None else 0)
-        for chosen, task in in_order(pixels, parts, workers=workers):
+        for (chosen, _), task in in_order(pixels, tasks, workers=workers):
             known = chosen[chosen < len(self.train)]
             labels = model.targets(torch.from_numpy(self.train.labels[known]))
             inputs = self.train.preprocessing.apply(task.result())

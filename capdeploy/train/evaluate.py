@@ -55,4 +55,8 @@ def accuracy(
 def answered(model: Model, images: Images, batch_size: int) -> list[tuple[torch.Tensor, ...]]:
     """Return (logits, labels) of every batch, (n, outputs) float32 and (n,) int64."""
     with torch.no_grad(), evaluating(model.module):
-        return [(model.module(batch), labels) for batch, labels in images.batches(batch_size)]
+        device = next(model.module.parameters()).device
+        return [
+            (model.module(batch.to(device)).float().cpu(), labels)
+            for batch, labels in images.batches(batch_size)
+        ]

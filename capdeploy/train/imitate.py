@@ -133,4 +133,6 @@ def _labels(
     known = targets != UNLABELLED
     if not known.any():
         return given.sum() * 0.0
-    return F.cross_entropy(given[known], targets[known], weight=weights)
+    return F.cross_entropy(
+        given[known], targets[known], weight=None if weights is None else weights.to(given)
+    )

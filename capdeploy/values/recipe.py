@@ -10,12 +10,60 @@ from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.plan import Budget, Limit
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
+Augmentation = Literal["shift", "flip", "colour"]
 
 
-class Recipe(Noun):
-    """A run, complete: flags, environment, recipe file, profile and defaults merged."""
+class Common(Noun):
+    """What compressing and training are both told: the images, and how to learn from them."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+
+    arch_args: dict[str, JsonValue] = Field(default_factory=dict)
+    data: str = Field(min_length=1, description="kind:PATH, see: capdeploy list data")
+    split: str | None = Field(
+        default=None, pattern=r"^\d{1,2}/\d{1,2}$", description="80/20, of unsplit data"
+    )
+    split_group: str | None = Field(
+        default=None, description="regular expression: images whose match is equal stay together"
+    )
+    input_size: tuple[int, int] | None = Field(default=None, description="height, width")
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    channel_order: Literal["RGB", "BGR"] | None = None
+    resize: Literal["short-side-then-centre-crop", "stretch"] | None = None
+    crop: float | None = Field(default=None, gt=0, le=1, description="input side / resized side")
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    classes: tuple[str, ...] = Field(
+        default=(), description="names, ids, 0-9, globs, @FILE, in output order; () = all"
+    )
+    samples_per_class: int | None = Field(default=None, ge=2, description="training images, most")
+    validation_share: float = Field(default=0.1, gt=0, lt=0.9)
+    max_bad_images: int = Field(default=0, ge=0)
+    cache_mib: int = Field(default=2048, ge=0, description="memory for decoded images")
+
+    epochs: int = Field(default=3, ge=0)
+    lr: float | None = Field(default=None, gt=0, description="None: found by a range test")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(default=1e-4, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
+    balance: bool = Field(default=False, description="weigh the loss against class imbalance")
+    augment: tuple[Augmentation, ...] = Field(
+        default=(), description="random changes of training images; a flip may change a meaning"
+    )
+    patience: int = Field(default=5, ge=1, description="epochs without a better validation")
+    batch_size: int = Field(default=32, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _refuse_nothing(self) -> Self:
+        if None in self.arch_args.values():
+            raise ValueError("an architecture argument is null; leave it out instead")
+        return self
+
+
+class Recipe(Common):
+    """A run, complete: flags, environment, recipe file, profile and defaults merged."""
 
     checkpoint: str = Field(min_length=1, description="file of weights")
     state_key: str | None = Field(default=None, description="where in it the weights are")
@@ -29,30 +77,9 @@ class Recipe(Noun):
         min_length=1,
         description="torchvision name, timm:NAME, module:callable, file.py:callable; None: found",
     )
-    arch_args: dict[str, JsonValue] = Field(default_factory=dict)
 
-    data: str = Field(min_length=1, description="kind:PATH, see: capdeploy list data")
-    input_size: tuple[int, int] | None = Field(default=None, description="height, width")
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    channel_order: Literal["RGB", "BGR"] | None = None
-    resize: Literal["short-side-then-centre-crop", "stretch"] | None = None
-    crop: float | None = Field(default=None, gt=0, le=1, description="input side / resized side")
-    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
-    split: str | None = Field(
-        default=None, pattern=r"^\d{1,2}/\d{1,2}$", description="80/20, of unsplit data"
-    )
-    split_group: str | None = Field(
-        default=None, description="regular expression: images whose match is equal stay together"
-    )
-    samples_per_class: int | None = Field(default=None, ge=2, description="training images, most")
-    balance: bool = Field(default=False, description="weigh the loss against class imbalance")
     labels: str | None = Field(default=None, description="file: one name a line, output order")
     label_map: str | None = Field(default=None, description="JSON or TOML: folder -> output id")
-    classes: tuple[str, ...] = Field(default=(), description="names or ids, output order; () = all")
-    validation_share: float = Field(default=0.1, gt=0, lt=0.9)
-    max_bad_images: int = Field(default=0, ge=0)
-    cache_mib: int = Field(default=2048, ge=0, description="memory for decoded images")
 
     strategy: str = "ocap"
     strategy_args: dict[str, float | str] = Field(default_factory=dict)
@@ -79,20 +106,11 @@ class Recipe(Noun):
     reconstruct_images: int = Field(
         default=4096, ge=2, description="of the kept classes, at most; as many of dropped ones"
     )
-    epochs: int = Field(default=3, ge=0)
-    lr: float | None = Field(default=None, gt=0, description="None: found by a range test")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = Field(default=1e-4, ge=0)
-    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
     distill: bool = True
     dropped_images: float = Field(
         default=3.0, ge=0, description="unlabelled images of dropped classes per kept-class image"
     )
     temperature: float = Field(default=4.0, gt=0)
-    patience: int = Field(default=5, ge=1, description="epochs without a better validation")
-    batch_size: int = Field(default=32, ge=2)
-    seed: int = Field(default=0, ge=0)
 
     parity_atol: float = Field(default=1e-4, gt=0)
     simplify_seconds: int = Field(default=120, ge=1)
@@ -111,8 +129,6 @@ class Recipe(Noun):
             raise ValueError("a ratio is given twice")
         if len(self.budgets()) != len({budget.name for budget in self.budgets()}):
             raise ValueError("a budget is given twice")
-        if None in self.arch_args.values():
-            raise ValueError("an architecture argument is null; leave it out instead")
         return self
 
     def budgets(self) -> tuple[Budget, ...]:
@@ -137,3 +153,20 @@ class Recipe(Noun):
             *(Budget(ratio=ratio, **rest) for ratio in sorted(ratios)),
             *(Budget(limit=limit, **rest) for limit in limits),
         )
+
+
+class TrainRecipe(Common):
+    """A run of ``capdeploy train``, complete."""
+
+    arch: str = Field(min_length=1, description="torchvision name, timm:NAME, module:callable")
+    init: str | None = Field(
+        default=None, description="checkpoint to start from; a head of another width is left out"
+    )
+    epochs: int = Field(default=30, ge=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    patience: int = Field(default=10, ge=1, description="epochs without a better validation")
+    batch_size: int = Field(default=128, ge=2)
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if any")
+    amp: bool | None = Field(
+        default=None, description="bfloat16 where it is safe; None: on a GPU that has it"
+    )

@@ -14,7 +14,7 @@ from torch import nn
 from capdeploy.errors import ArchitectureError
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply
-from capdeploy.train import batchnorm, evaluate, finetune, head, imitate
+from capdeploy.train import batchnorm, evaluate, finetune, head, imitate, loop
 from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
 from capdeploy.values.classes import ClassSubset
@@ -192,7 +192,7 @@ def test_range_test_finds_a_rate_that_trains(residual, digits):
 
 
 def test_schedule_warms_up_and_falls_to_zero():
-    rates = finetune._Rates(1.0, 100, 0.1)
+    rates = loop.Rates(1.0, 100, 0.1)
     values = [rates.next() for _ in range(100)]
     assert values[0] == pytest.approx(0.1)
     assert max(values) == values[9] == 1.0

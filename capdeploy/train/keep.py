@@ -1,0 +1,158 @@
+"""Checkpoints of our own: weights that say what they are, and training that can go on.
+
+All in safetensors; nothing is pickled. The header of a weights file holds architecture, labels and
+preprocessing, so ``compress`` needs to be told none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from capdeploy.errors import CheckpointError, ConfigError
+from capdeploy.train.loop import Progress
+from capdeploy.values.report import Epoch
+from capdeploy.values.training import ORIGIN, Origin
+
+BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.safetensors"
+
+
+def save(state: Mapping[str, torch.Tensor], file: Path, notes: Mapping[str, str]) -> None:
+    """Write tensors and words to a file that appears whole or not at all."""
+    draft = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    plain = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    try:
+        save_file(plain, draft, metadata=dict(notes))
+        draft.chmod(0o644)  # safetensors would keep it from all others
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+class Folder:
+    """Keeps a run's progress in its folder after every epoch.
+
+    Parameters
+    ----------
+    folder : Path
+        It exists.
+    origin : Origin
+        What the weights are.
+    words : str
+        The recipe; another recipe does not go on with this run.
+    """
+
+    def __init__(self, folder: Path, origin: Origin, words: str) -> None:
+        self._folder = folder
+        self._origin = origin
+        self._words = words
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Bring network and optimizer to where they stood after the last epoch.
+
+        Parameters
+        ----------
+        module : nn.Module
+            The network; its weights are replaced.
+        optimizer : torch.optim.Optimizer
+            Its optimizer, fresh.
+
+        Returns
+        -------
+        Progress | None
+            Where training stood; None if nothing was kept.
+
+        Raises
+        ------
+        CheckpointError
+            If what was kept is damaged.
+        ConfigError
+            If it belongs to another recipe.
+        """
+        file = self._folder / RESUME
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(file, framework="pt") as opened:
+                notes = json.loads(opened.metadata()["capdeploy.progress"])
+            if notes["recipe"] != self._words:
+                raise ConfigError(
+                    f"{file} was kept by another recipe; repeat that, or begin anew with --force"
+                )
+            tensors = load_file(file)
+            module.load_state_dict(_part(tensors, "now."))
+            _restore_optimizer(optimizer, _part(tensors, "optimizer."))
+            torch.set_rng_state(tensors["rng"])
+            shuffle = np.random.default_rng()
+            shuffle.bit_generator.state = notes["shuffle"]
+            device = next(module.parameters()).device
+            best = {name: value.to(device) for name, value in _part(tensors, "best.").items()}
+            history = [Epoch.model_validate(epoch) for epoch in notes["history"]]
+            return Progress(
+                notes["start"], notes["best"], notes["best_epoch"], best, shuffle, history
+            )
+        except ConfigError:
+            raise
+        except Exception as error:  # a damaged file fails in every way
+            raise CheckpointError(
+                f"{file} is damaged ({type(error).__name__}: {error}); begin anew with --force"
+            ) from error
+
+    def keep(self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write the best and the last weights, and all that going on needs."""
+        notes = {
+            "recipe": self._words,
+            "start": progress.start,
+            "best": progress.best,
+            "best_epoch": progress.best_epoch,
+            "shuffle": progress.shuffle.bit_generator.state,
+            "history": [epoch.model_dump() for epoch in progress.history],
+        }
+        now = module.state_dict()
+        state = {
+            **{f"now.{name}": value for name, value in now.items()},
+            **{f"best.{name}": value for name, value in progress.best_state.items()},
+            **{f"optimizer.{name}": value for name, value in _flat(optimizer).items()},
+            "rng": torch.get_rng_state(),
+        }
+        origin = {ORIGIN: self._origin.model_dump_json(), "format": "pt"}
+        save(now, self._folder / LAST, origin)
+        save(progress.best_state, self._folder / BEST, origin)
+        save(state, self._folder / RESUME, {"capdeploy.progress": json.dumps(notes)})
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Name every tensor of an optimizer by its parameter's number and its own name."""
+    return {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+        if value is not None
+    }
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        number, _, key = name.partition(".")
+        state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -1,0 +1,242 @@
+"""The training loop: epochs, their record, and what is kept after each of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from capdeploy.model import Model
+from capdeploy.progress import Say
+from capdeploy.train.course import Batch, Course
+from capdeploy.train.evaluate import accuracy
+from capdeploy.train.imitate import lesson
+from capdeploy.values.report import Epoch, Training
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Parameters
+    ----------
+    epochs : int
+        Most passes over the training images.
+    learning_rate : float | None
+        Peak of the schedule; None: find it by a range test.
+    optimizer : str
+        ``adamw`` or ``sgd`` (momentum 0.9).
+    weight_decay : float
+        Of the optimizer.
+    clip : float
+        Largest gradient norm.
+    warmup : float
+        Share of the steps in which the rate rises linearly; then it falls on a cosine to 0.
+    patience : int
+        Epochs without a better validation accuracy before stopping.
+    batch_size : int
+        Images per step.
+    seed : int
+        Of the image order and of dropout.
+    device : str
+        Where to train: ``cpu`` or ``cuda``.
+    amp : bool
+        Compute in bfloat16 where that is safe (automatic mixed precision).
+    """
+
+    epochs: int
+    learning_rate: float | None
+    optimizer: str
+    weight_decay: float
+    clip: float
+    warmup: float
+    patience: int
+    batch_size: int
+    seed: int
+    device: str = "cpu"
+    amp: bool = False
+
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass
+class Progress:
+    """Where training stands between two epochs: enough to go on from there.
+
+    Parameters
+    ----------
+    start : float
+        Validation accuracy before any step.
+    best : float
+        The best since, the beginning included.
+    best_epoch : int
+        When that was; 0 is the beginning.
+    best_state : State
+        The weights at that time.
+    shuffle : np.random.Generator
+        Draws the order of the images.
+    history : list[Epoch]
+        All epochs so far.
+    """
+
+    start: float
+    best: float
+    best_epoch: int
+    best_state: State
+    shuffle: np.random.Generator
+    history: list[Epoch] = field(default_factory=list)
+
+
+class Keeper(Protocol):
+    """Keeps progress somewhere, so that training can go on after an interruption."""
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Bring network and optimizer to where they stood; None: nothing was kept."""
+
+    def keep(self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Keep all that `restore` needs."""
+
+
+def train(
+    model: Model,
+    course: Course,
+    settings: Settings,
+    peak: float,
+    say: Say,
+    keeper: Keeper | None = None,
+) -> tuple[Model, Training]:
+    """Train a copy of a network at a known learning rate; see `finetune.run`."""
+    module = model.copy_module()
+    judge = model.with_module(module)
+    module.to(settings.device)
+    optimizer = make_optimizer(module, settings, peak)
+    progress = keeper.restore(module, optimizer) if keeper is not None else None
+    if progress is None:
+        first = _validate(judge, course, settings)
+        shuffle = np.random.default_rng(settings.seed)
+        progress = Progress(first, first, 0, _snapshot(module), shuffle)
+    rates = Rates(peak, settings.epochs * course.steps(settings.batch_size), settings.warmup)
+    rates.done = len(progress.history) * course.steps(settings.batch_size)
+    diverged = stale = False
+    for number in range(len(progress.history) + 1, settings.epochs + 1):
+        began = time.monotonic()
+        heard = f"val {progress.best:.1%}"
+        loss = _epoch(judge, course, settings, optimizer, rates, progress.shuffle, say, heard)
+        diverged = not math.isfinite(loss)
+        top1 = _validate(judge, course, settings)
+        progress.history.append(
+            Epoch(
+                number=number,
+                loss=0.0 if diverged else loss,
+                validation_top1=top1,
+                learning_rate=optimizer.param_groups[0]["lr"],
+                seconds=time.monotonic() - began,
+            )
+        )
+        # A tie goes to the later state: it has seen more and its loss is lower.
+        if not diverged and top1 >= progress.best:
+            progress.best, progress.best_epoch = top1, number
+            progress.best_state = _snapshot(module)
+        if keeper is not None:
+            keeper.keep(module, optimizer, progress)
+        stale = number - progress.best_epoch >= settings.patience
+        if diverged or stale:
+            break
+    module.load_state_dict(progress.best_state)
+    return model.with_module(module.to("cpu").eval()), Training(
+        learning_rate=peak,
+        rate_found=settings.learning_rate is None,
+        validation_images=len(course.validation),
+        start_top1=progress.start,
+        epochs=tuple(progress.history),
+        best_epoch=progress.best_epoch,
+        stopped_early=stale and len(progress.history) < settings.epochs,
+        diverged=diverged,
+    )
+
+
+def _epoch(
+    judge: Model,
+    course: Course,
+    settings: Settings,
+    optimizer: torch.optim.Optimizer,
+    rates: Rates,
+    shuffle: np.random.Generator,
+    say: Say,
+    heard: str,
+) -> float:
+    """Train for one epoch and return the mean loss; infinite or NaN if training diverged."""
+    began = time.monotonic()
+    total, images = 0.0, 0
+    module = judge.module
+    module.train()
+    with lesson(module, course.teacher, course.weights(judge)) as loss_of:
+        for batch in course.batches(judge, settings.batch_size, shuffle):
+            optimizer.param_groups[0]["lr"] = rates.next()
+            loss = step(loss_of, module, batch, optimizer, settings)
+            if not math.isfinite(loss):
+                return loss
+            total, images = total + loss * len(batch[0]), images + len(batch[0])
+            speed = images / (time.monotonic() - began)
+            say.advance(rates.done, rates.steps, f"loss {loss:.3f} {heard} {speed:.0f} images/s")
+    module.eval()
+    return total / max(1, images)
+
+
+def step(
+    loss_of: Any,
+    module: nn.Module,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+) -> float:
+    """Make one step down the gradient and return the loss before it."""
+    images, targets = (part.to(settings.device, non_blocking=True) for part in batch)
+    with torch.autocast(settings.device, dtype=torch.bfloat16, enabled=settings.amp):
+        loss = loss_of(images, targets)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def make_optimizer(module: nn.Module, settings: Settings, rate: float) -> torch.optim.Optimizer:
+    """Make the optimizer that the settings ask for."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            module.parameters(), lr=rate, momentum=0.9, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=settings.weight_decay)
+
+
+class Rates:
+    """Linear warm-up to the peak, then a cosine to zero."""
+
+    def __init__(self, peak: float, steps: int, warmup: float) -> None:
+        self.steps = steps
+        self.done = 0
+        self._peak = peak
+        self._rising = max(1, round(steps * warmup))
+
+    def next(self) -> float:
+        """Return the next step's rate."""
+        step, self.done = self.done, self.done + 1
+        if step < self._rising:
+            return self._peak * (step + 1) / self._rising
+        share = (step - self._rising) / max(1, self.steps - self._rising)
+        return self._peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def _validate(judge: Model, course: Course, settings: Settings) -> float:
+    return accuracy(judge, course.validation, stage="", batch_size=settings.batch_size).top1
+
+
+def _snapshot(module: nn.Module) -> State:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
