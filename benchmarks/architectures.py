@@ -40,14 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=Path, required=True, help="JSON lines; made or continued")
     parser.add_argument("--write", type=Path, help="Markdown file to make of all rows")
-    parser.add_argument("--only", nargs="*", help="names, as --arch takes them")
+    parser.add_argument("--only", nargs="*", help="names, as --arch takes them; none: only --write")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         print(json.dumps(compress(asked.one)))
         return
     done = {row["arch"]: row for row in read(asked.rows)}
-    for name in asked.only or names():
+    for name in names() if asked.only is None else asked.only:
         if name not in done or asked.only:
             done[name] = row = apart(name)
             with asked.rows.open("a") as stream:

@@ -33,18 +33,18 @@ def opened(file: Path, kind: str, answer) -> None:
 
     small = file.with_name(f"small.{kind}")
     model.open(small, Architecture.parse("squeezenet1_1"), IMAGENET)
-    before, began = peak_mb(), time.perf_counter()
+    before, began = peak_mb(), time.monotonic()
     found = model.open(file, Architecture.parse("vgg16"), IMAGENET)
-    answer.put((peak_mb() - before, time.perf_counter() - began, found.checkpoint.outputs))
+    answer.put((peak_mb() - before, time.monotonic() - began, found.checkpoint.outputs))
 
 
 def listed(root: Path, answer) -> None:
     from capdeploy import samples
 
-    before, began = peak_mb(), time.perf_counter()
+    before, began = peak_mb(), time.monotonic()
     data = samples.open_dataset(f"folder:{root}", whole=True)
     count = len(data.labels("all"))
-    answer.put((peak_mb() - before, time.perf_counter() - began, count))
+    answer.put((peak_mb() - before, time.monotonic() - began, count))
 
 
 def apart(work, *arguments):

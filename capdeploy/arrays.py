@@ -11,6 +11,33 @@ import numpy.typing as npt
 from capdeploy.errors import DataError
 from capdeploy.values.checkpoint import Preprocessing
 
+MOST_CLASSES = 1 << 20
+
+
+def numbered(count: int, place: object) -> tuple[str, ...]:
+    """Call classes by their numbers.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    place : object
+        Where they come from, for the message.
+
+    Returns
+    -------
+    tuple[str, ...]
+        ``0``, ``1``, ...
+
+    Raises
+    ------
+    DataError
+        If these cannot be class numbers, they are so large.
+    """
+    if count > MOST_CLASSES:
+        raise DataError(f"{place} has labels up to {count - 1}; expected classes counted from 0")
+    return tuple(map(str, range(count)))
+
 
 @dataclass(frozen=True)
 class Arrays:

@@ -25,7 +25,8 @@
     inconclusive under --strict          5   (no exception: a verdict)
     KeyboardInterrupt                  130
 
-A message is one line that names the thing, what was found, what was expected and what to do.
+A message is one line that names the thing, what was found, what was expected and what to do. What a
+file put into it (keys, names) is escaped, so that no file writes to a terminal in our name.
 """
 
 from __future__ import annotations
@@ -39,6 +40,32 @@ class CapdeployError(Exception):
     """Base of every error that capdeploy raises on purpose."""
 
     exit_code: ClassVar[int] = 4
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    r"""Escape line ends, control characters and halves of surrogate pairs.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+        One line that any terminal and any encoding can take.
+
+    Examples
+    --------
+    >>> printable("two\nlines")
+    'two\\nlines'
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 class NegativeVerdictError(CapdeployError):

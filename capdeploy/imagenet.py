@@ -34,6 +34,11 @@ def synonyms() -> dict[str, tuple[str, ...]]:
 def names() -> tuple[str, ...]:
     """Return one name for each class, in output order; the id is added where two share a word.
 
+    Returns
+    -------
+    tuple[str, ...]
+        1,000 different names.
+
     Examples
     --------
     >>> names()[0], names()[134]

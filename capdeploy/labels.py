@@ -175,8 +175,8 @@ def choose(
     ----------
     wanted : Sequence[str]
         Data class names, other names of them, label names, output ids (``7``, or ``id:7`` where a
-        class has that name), ranges of ids (``0-9``), globs (``speed-*``) or files of such words (``@FILE``), in output order; empty: all of the
-        data's.
+        class has that name), ranges of ids (``0-9``), globs (``speed-*``) or files of such words
+        (``@FILE``), in output order; empty: all of the data's.
     linked : Mapping[str, int]
         Data class name to output id, from `link`.
     outputs : int
@@ -204,7 +204,7 @@ def choose(
     data_of = {linked[name]: position for position, name in enumerate(names) if name in linked}
     book = _Book(linked, labels or (), outputs, aliases or {})
     words = [word for text in wanted for word in _from_file(text)]
-    kept = [index for word in words for index in book.find(word)] or list(data_of)
+    kept = [index for word in words for index in book.find(word)] if wanted else list(data_of)
     bare = next((index for index in kept if index not in data_of), None)
     if bare is not None:
         raise ClassesError(f"class {book.name(bare)} (output {bare}) has no images in the data")

@@ -62,6 +62,10 @@ def decode(source: Path | IO[bytes]) -> npt.NDArray[np.uint8]:
         If it has too many pixels, values that are not 8 or 16 bits, or is PostScript. Pillow
         raises further errors for damaged files; `BAD` lists them all.
     """
+    if isinstance(source, Path):
+        # Pillow would map a file that it knows by its path, and turns some of those wrongly.
+        with source.open("rb") as stream:
+            return decode(stream)
     with Image.open(source) as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels; {MOST_PIXELS} are the most")
@@ -115,15 +119,15 @@ def fit(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArr
     if preprocessing.resize == "stretch":
         return _resized(image, height, width, preprocessing)
     tall, wide = round(height / preprocessing.crop), round(width / preprocessing.crop)
-    scale = max(tall / image.shape[0], wide / image.shape[1])
-    tall, wide = (
-        max(height, round(image.shape[0] * scale)),
-        max(width, round(image.shape[1] * scale)),
-    )
+    # Rounded as torchvision does, by whose eyes most networks were trained and judged.
+    if tall * image.shape[1] >= wide * image.shape[0]:
+        wide = max(wide, tall * image.shape[1] // image.shape[0])
+    else:
+        tall = max(tall, wide * image.shape[0] // image.shape[1])
     if tall * wide > MOST_PIXELS:
         raise ValueError(f"{image.shape[1]} x {image.shape[0]} pixels are too thin to be cropped")
     resized = _resized(image, tall, wide, preprocessing)
-    top, left = (tall - height) // 2, (wide - width) // 2
+    top, left = round((tall - height) / 2), round((wide - width) / 2)
     # A copy: a view would keep what was cropped away.
     return resized[top : top + height, left : left + width].copy()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from capdeploy.catalog import nearest
-from capdeploy.errors import ConfigError
-from capdeploy.values.noun import in_words
+from capdeploy.errors import ConfigError, printable
+from capdeploy.values.noun import in_words, toml_table
 from capdeploy.values.profile import HardwareProfile, overlay
 
 _PACKAGE = Path(__file__).parent
@@ -90,7 +90,7 @@ def _in_words(fault: ErrorDetails) -> str:
     *tables, key = map(str, fault["loc"])
     known = _keys(tables)
     place = f"[{'.'.join(tables)}]" if tables else "the top level"
-    return f"unknown key '{key}' in {place}; {nearest(key, known, most=20)}"
+    return printable(f"unknown key '{key}' in {place}; {nearest(key, known, most=20)}")
 
 
 def _keys(tables: list[str]) -> tuple[str, ...]:
@@ -109,9 +109,9 @@ def _table(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(f"profile {name} inherits from itself: {' > '.join((*seen, name))}")
     path = _path(name)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"profile {path}: not valid TOML: {error}") from error
+        table = toml_table(path.read_bytes(), source=f"profile {path}")
+    except OSError as error:
+        raise ConfigError(f"profile {path} cannot be read: {error.strerror}") from error
     parent = table.get("inherits")
     if parent is None:
         return table
@@ -124,6 +124,7 @@ def _path(name: str) -> Path:
     if name in names():
         return FOLDER / f"{name}.toml"
     path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
-        return path
+    with contextlib.suppress(OSError):  # a name that no file can have
+        if path.suffix == ".toml" and path.is_file():
+            return path
     raise ConfigError(f"unknown profile '{name}'; {nearest(name, names())}, or give a .toml file")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from capdeploy import profiles
 from capdeploy.catalog import nearest
 from capdeploy.errors import ConfigError
 from capdeploy.runtimes import RUNTIMES
+from capdeploy.values.noun import toml_table
 from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.recipe import Common, Recipe, TrainRecipe
 
@@ -141,11 +141,9 @@ def to_toml(recipe: Common) -> str:
 
 def _file(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        return toml_table(path.read_bytes(), source=f"recipe {path}")
+    except OSError as error:
         raise ConfigError(f"recipe {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from error
 
 
 def _environment(environment: Mapping[str, str], kind: type[Common]) -> dict[str, Any]:
@@ -176,22 +174,19 @@ def _known(key: str, kind: type[Common]) -> None:
 
 def _value(key: str, text: str) -> Any:
     """Read a value: JSON if it is some, else words; lists may be written a,b,c."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
+    value = _json(text)
     if key in LISTS and not isinstance(value, list):
         parts = [part.strip() for part in text.split(",") if part.strip()]
         return (
             parts
             if key not in {"ratio", "mean", "std", "input_size"}
-            else [_number(part) for part in parts]
+            else [_json(part) for part in parts]
         )
     return value
 
 
-def _number(text: str) -> Any:
+def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, too long a number, or nested too deeply
         return text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 import numpy as np
@@ -57,12 +57,9 @@ class Images:
         return np.stack([self._pixels(int(self.rows[position])) for position in positions])
 
     def _pixels(self, row: int) -> npt.NDArray[np.uint8]:
-        kept = self.cache.get(row)
-        return (
-            kept
-            if kept is not None
-            else pixels.fit(self.dataset.read(self.split, row), self.preprocessing)
-        )
+        if (kept := self.cache.get(row)) is not None:
+            return kept
+        return pixels.fit(self.dataset.read(self.split, row), self.preprocessing)
 
     @property
     def workers(self) -> int:
@@ -95,14 +92,7 @@ class Images:
         return self._only(np.arange(min(count, len(self)), dtype=np.int64))
 
     def _only(self, positions: npt.NDArray[np.int64]) -> Images:
-        return Images(
-            self.dataset,
-            self.split,
-            self.rows[positions],
-            self.labels[positions],
-            self.preprocessing,
-            self.cache,
-        )
+        return replace(self, rows=self.rows[positions], labels=self.labels[positions])
 
     def tail(self, share: float) -> tuple[Images, Images]:
         """Cut the last share of every class off: (front, tail), each with every class.

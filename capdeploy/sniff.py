@@ -1,19 +1,34 @@
-"""What a file is, told by its content and never by its name, without running any of it."""
+"""What a file is, told by its content and never by its name; how much memory it may ask for."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
+import pickletools
 import struct
+import sys
+import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from capdeploy import graphfile
 from capdeploy.errors import CapdeployError
 
 # Enough for every signature; the member list of a zip file is read from its end.
 START_BYTES = 4096
+# Opening a file may take so many times its size, and on top of it some room to work in: for what
+# libraries set up once, and for the stacks of the threads that they start, one for each core.
+MOST_TIMES = 16
+ROOM_BYTES = 1 << 28
+STACK_BYTES = 1 << 24
+# Magic number, protocol, system, content, keys of the storages.
+LEGACY_PICKLES = 5
 PAGE = "the download failed and saved an error page; download the file again"
 WEIGHTS_OUT = "save its weights with torch.save(model.state_dict(), FILE) and name that file"
 
@@ -45,6 +60,7 @@ class Found:
 TORCH = Found("torch", "a torch file")
 PICKLE = Found("pickle", "a pickle")
 SAFETENSORS = Found("safetensors", "a safetensors file")
+TAR = Found("tar", "a tar archive", "unpack it and name the file inside")
 UNKNOWN = Found(
     "unknown",
     "no file of weights",
@@ -113,7 +129,7 @@ _STARTS: tuple[tuple[int, bytes, Found], ...] = (
     (0, b"\x1f\x8b", Found("gzip", "a gzip archive", "unpack it and name the file inside")),
     (0, b"7z\xbc\xaf", Found("7z", "a 7z archive", "unpack it and name the file inside")),
     (0, b"Rar!", Found("rar", "a RAR archive", "unpack it and name the file inside")),
-    (257, b"ustar", Found("tar", "a tar archive", "unpack it and name the file inside")),
+    (257, b"ustar", TAR),
     (0, b"%PDF", Found("pdf", "a PDF document", "name the file of weights instead")),
     (0, b"\x89PNG", Found("image", "an image", "name the file of weights instead")),
     (0, b"\xff\xd8\xff", Found("image", "an image", "name the file of weights instead")),
@@ -145,16 +161,90 @@ def sniff(file: Path) -> Found:
         return SAFETENSORS
     # Protocols 2 and above begin with their number; a truncated one is torch's to complain about.
     if start[:1] == b"\x80" and start[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
-        return PICKLE
+        return TAR if _old_tar(start) else PICKLE
     return _page(start, size) or _onnx(file) or UNKNOWN
+
+
+def globals_of(file: Path) -> list[str]:
+    """List the classes and functions that a bare pickle names, by reading it, not by running it.
+
+    torch's old format is several pickles one after the other, and then the numbers.
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+
+    Returns
+    -------
+    list[str]
+        In order, those of torch and of collections left out.
+    """
+    names: set[str] = set()
+    words: list[str] = []
+    with file.open("rb") as stream, contextlib.suppress(ValueError):
+        for operation, argument, _ in itertools.chain.from_iterable(
+            pickletools.genops(stream) for _ in range(LEGACY_PICKLES)
+        ):
+            if operation.name == "GLOBAL":
+                names.add(str(argument).replace(" ", "."))
+            elif operation.name == "STACK_GLOBAL":
+                names.add(".".join(words[-2:]))
+            elif isinstance(argument, str):
+                words.append(argument)
+    return sorted(name for name in names if not name.startswith(("torch.", "collections.")))
+
+
+@contextlib.contextmanager
+def bounded(file: Path) -> Iterator[None]:
+    """Let opening a file take a multiple of its size in memory and no more, where Linux counts it.
+
+    A pickle of fifty bytes can ask for a terabyte by names that every reader of weights allows:
+    ``bytearray(1 << 40)``. What asks for more is told that there is none (MemoryError).
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+
+    Yields
+    ------
+    None
+        While the limit holds, for the whole process; a stricter one of the system's stays.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    own = ROOM_BYTES + STACK_BYTES * (os.cpu_count() or 1)
+    most = psutil.Process().memory_info().vms + own + MOST_TIMES * file.stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    if any(limit != resource.RLIM_INFINITY and limit <= most for limit in limits):
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def _old_tar(start: bytes) -> bool:
+    """Recognise a tar archive without a signature by its checksum; torch would unpack it."""
+    try:
+        tarfile.TarInfo.frombuf(start[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _zip(file: Path) -> Found:
     try:
         with zipfile.ZipFile(file) as archive:
             names = set(archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return TORCH  # cut short before its list of members: torch says so
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return TORCH  # cut short before its list of members, or too new: torch says so
     for matches, found in _ZIPS:
         if matches(names):
             return found
@@ -174,7 +264,7 @@ def _page(start: bytes, size: int) -> Found | None:
     if text.startswith((b"{", b"[")) and size <= START_BYTES:
         try:
             json.loads(start)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return Found("json", "a JSON document", PAGE)
     try:

@@ -6,10 +6,9 @@ import argparse
 import collections
 import contextlib
 import importlib
-import itertools
 import pickle
-import pickletools
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +24,13 @@ from torch.serialization import safe_globals
 
 from capdeploy.catalog import nearest
 from capdeploy.errors import CheckpointError
-from capdeploy.sniff import SAFETENSORS, sniff
+from capdeploy.sniff import MOST_TIMES, SAFETENSORS, TORCH, bounded, globals_of, sniff
 from capdeploy.values.noun import first_fault
 from capdeploy.values.training import ORIGIN, Origin
 
 State = dict[str, torch.Tensor]
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
-# Magic number, protocol, system, content, keys of the storages.
-LEGACY_PICKLES = 5
 # Whole pickled networks are opened if every class they name is a network of these packages.
 KNOWN = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.", "timm.")
 # What training scripts (torchvision's and timm's among them) put beside the weights: plain data.
@@ -46,7 +43,10 @@ PLAIN: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
 ]
-PLAIN_NAMES = [entry[1] if isinstance(entry, tuple) else entry for entry in PLAIN]
+PLAIN_NAMES = {
+    kind[1] if isinstance(kind, tuple) else f"{kind.__module__}.{kind.__qualname__}"
+    for kind in PLAIN
+}
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,22 @@ def read_state(file: Path, reading: Reading | None = None) -> State:
     content = (
         _read_safetensors(file) if found is SAFETENSORS else _read_torch(file, trust=reading.trust)
     )
-    if isinstance(content, nn.Module):
-        content = content.state_dict()
-    return _stripped(_unwrap(content, file, reading.state_key), file, reading.strip_prefix)
+    state = _unwrap(_entries(content, file), file, reading.state_key)
+    return _stripped(state, file, reading.strip_prefix)
 
 
 def read_origin(file: Path) -> Origin | None:
-    """Read what a file of ``capdeploy train`` says about itself; None for all other files.
+    """Read what a file of ``capdeploy train`` says about itself.
+
+    Parameters
+    ----------
+    file : Path
+        Any file, or none.
+
+    Returns
+    -------
+    Origin | None
+        None for all other files.
 
     Raises
     ------
@@ -145,10 +154,13 @@ def _not_whole(file: Path, error: Exception) -> str:
 def _read_torch(file: Path, *, trust: bool) -> object:
     names: list[str] = []
     try:
-        names = _named(file)
-        with warnings.catch_warnings(), safe_globals([*PLAIN, *_known_classes(names)]):
+        with bounded(file):
+            names = _named(file)
+        known = [*PLAIN, *_known_classes(names)]
+        limit = contextlib.nullcontext() if trust else bounded(file)
+        with warnings.catch_warnings(), safe_globals(known), limit:
             warnings.simplefilter("ignore")  # about pickle protocols; the error says enough
-            if _zipped(file) and file.suffix != ".safetensors":
+            if _mappable(file) and file.suffix != ".safetensors":
                 # Mapped: the network's weights are then the file itself and no copy of it.
                 return torch.load(file, map_location="cpu", weights_only=not trust, mmap=True)
             # A stream and not the path, whose suffix torch would believe.
@@ -156,6 +168,9 @@ def _read_torch(file: Path, *, trust: bool) -> object:
                 return torch.load(stream, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_foreign(file, names, error)) from error
+    except MemoryError as error:
+        told = f"asks for more memory than {MOST_TIMES} times its size; it is damaged, get it again"
+        raise CheckpointError(f"checkpoint {file} {told}") from error
     except Exception as error:  # torch's unpickler fails in every way on a damaged file
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -188,18 +203,16 @@ def _known_classes(names: list[str]) -> list[Any]:
 def _named(file: Path) -> list[str]:
     """List the foreign classes and functions that a file names, without running it."""
     unsafe = torch.serialization.get_unsafe_globals_in_checkpoint
-    names = sorted(unsafe(file)) if _zipped(file) else _globals_of(file)
-    plain = {name if isinstance(name, str) else _full(name) for name in PLAIN_NAMES}
-    return [name for name in names if name not in plain]
+    names = sorted(unsafe(file)) if sniff(file) is TORCH else globals_of(file)
+    return [name for name in names if name not in PLAIN_NAMES]
 
 
-def _zipped(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(2) == b"PK"
-
-
-def _full(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+def _mappable(file: Path) -> bool:
+    """Tell whether a zip file holds its numbers as they are; torch maps compressed ones too."""
+    if sniff(file) is not TORCH:
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def _foreign(file: Path, names: list[str], error: Exception) -> str:
@@ -214,26 +227,6 @@ def _foreign(file: Path, names: list[str], error: Exception) -> str:
         f"checkpoint {file} cannot be read safely{': ' + reason.strip() if reason else ''}; "
         "save its state_dict() instead"
     )
-
-
-def _globals_of(file: Path) -> list[str]:
-    """List the classes and functions that a bare pickle names, by reading it, not by running it.
-
-    torch's old format is several pickles one after the other, and then the numbers.
-    """
-    names: set[str] = set()
-    words: list[str] = []
-    with file.open("rb") as stream, contextlib.suppress(ValueError):
-        for operation, argument, _ in itertools.chain.from_iterable(
-            pickletools.genops(stream) for _ in range(LEGACY_PICKLES)
-        ):
-            if operation.name == "GLOBAL":
-                names.add(str(argument).replace(" ", "."))
-            elif operation.name == "STACK_GLOBAL":
-                names.add(".".join(words[-2:]))
-            elif isinstance(argument, str):
-                words.append(argument)
-    return sorted(name for name in names if not name.startswith(("torch.", "collections.")))
 
 
 def _unwrap(content: object, file: Path, key: str | None) -> State:
@@ -253,7 +246,7 @@ def _unwrap(content: object, file: Path, key: str | None) -> State:
             f"checkpoint {file} holds no weights: found {found}, expected a state_dict, bare or "
             f"under {', '.join(WRAPPERS)}; --state-key names another place"
         )
-    state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    state = {name: value for name, value in content.items() if _is_entry(name, value)}
     for prefix in PREFIXES * 2:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -267,10 +260,17 @@ def _at(content: object, key: str, file: Path) -> object:
             raise CheckpointError(
                 f"checkpoint {file} has no '{key}': {nearest(part, known) if known else 'no keys'}"
             )
-        content = content[part]
-        if isinstance(content, nn.Module):
-            content = content.state_dict()
+        content = _entries(content[part], file)
     return content
+
+
+def _entries(content: object, file: Path) -> object:
+    """Give the entries of a whole network; anything else as it is."""
+    try:
+        return content.state_dict() if isinstance(content, nn.Module) else content
+    except Exception as error:  # a file can make a network without any of its parts
+        told = f"holds half a network ({type(error).__name__}: {error}); get it again"
+        raise CheckpointError(f"checkpoint {file} {told}") from error
 
 
 def _stripped(state: State, file: Path, prefix: str | None) -> State:
@@ -287,5 +287,9 @@ def _stripped(state: State, file: Path, prefix: str | None) -> State:
 
 def _is_state(content: object) -> bool:
     return isinstance(content, Mapping) and any(
-        isinstance(value, torch.Tensor) and value.ndim for value in content.values()
+        _is_entry(name, value) and value.ndim for name, value in content.items()
     )
+
+
+def _is_entry(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, torch.Tensor)

@@ -48,10 +48,14 @@ def in_order(
             yield item, task
         return
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         for item in items:
             waiting.append((item, pool.submit(work, item)))
             if len(waiting) > AHEAD * workers:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
+    finally:
+        # Not waiting: a reader that has left may be cleared away by one of these very threads.
+        pool.shutdown(wait=False, cancel_futures=bool(waiting))

@@ -3,20 +3,27 @@
 Files named found-* once did something else; `benchmarks.fuzz` says what counts.
 """
 
+import contextlib
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+
+from capdeploy.errors import CheckpointError
+from capdeploy.weights import read_state
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "benchmarks" / "corpus"
 FILES = sorted(str(path.relative_to(CORPUS)) for path in CORPUS.glob("*/*"))
 OPENED = {
+    "manifest/found-list-in-name.json",
     "manifest/manifest.json",
     "profile/raspberry-pi-4.toml",
     "profile/this-host.toml",
-    "sniff/network.legacy.pth",
+    "sniff/deflated.pth",
     "sniff/parameter.legacy.pth",
     "sniff/state.safetensors",
     "sniff/state.zip.pth",
@@ -85,3 +92,25 @@ def test_planted_faults_are_found(tmp_path):
     for fault, words in expected.items():
         assert outcomes[fault].startswith(words), outcomes[fault]
     assert not Path("/tmp/never").exists()
+
+
+def test_a_compressed_archive_is_unpacked_and_not_mapped(tmp_path):
+    state = {name: torch.randn(1000) for name in "abc"}
+    torch.save(state, tmp_path / "stored.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pth") as stored,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    for name, value in read_state(tmp_path / "packed.pth").items():
+        assert torch.equal(value, state[name])
+
+
+def test_the_limit_of_memory_is_lifted_again(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    for path in (CORPUS / "sniff").glob("*.p*"):
+        with contextlib.suppress(CheckpointError):
+            read_state(path)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before

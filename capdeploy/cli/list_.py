@@ -39,7 +39,7 @@ def _classes(data: str, split: str | None) -> tuple[tuple[str, ...], tuple[tuple
 
     opened = samples.open_dataset(data, split=split, whole=True)
     counts = {
-        name: np.bincount(opened.labels(name), minlength=len(opened.names))
+        name: [int(np.sum(opened.labels(name) == number)) for number in range(len(opened.names))]
         for name in opened.splits
     }
     heads = tuple("images" if name == WHOLE else name for name in counts)

@@ -38,9 +38,8 @@ def command(
     from capdeploy.report import training
 
     ours = (output / stages.TRAINING_RECIPE).is_file()
-    if output.exists() and not (resume and ours):
-        if not (force and ours):
-            hint = "--resume or --force" if ours else "another --output"
-            raise OutputExistsError(f"{output} exists; use {hint}")
+    if output.exists() and not (ours and (resume or force)):
+        hint = "--resume or --force" if ours else "another --output"
+        raise OutputExistsError(f"{output} exists; use {hint}")
     report = stages.train(recipe, output, Progress(), anew=force)
     tell(style, report.to_json(), training.tables(report, output))

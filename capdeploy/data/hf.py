@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capdeploy import pixels
+from capdeploy.arrays import numbered
 from capdeploy.data import WHOLE, Kind
 from capdeploy.errors import DataError
 
 SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 IMAGES, LABELS = ("image", "img", "jpg", "png"), ("label", "labels", "fine_label", "cls")
-GROUPS_KEPT = 8
+GROUPS_KEPT = 8  # row groups in memory, of all shards together
 
 Row = Callable[[int], Any]
+Group = Callable[[Any, str, int], Any]
 
 
 @dataclass(frozen=True)
@@ -89,20 +92,20 @@ def _open(location: str) -> HuggingFace:
     for file in files:
         by_split.setdefault(_split_of(file, root), []).append(file)
     try:
-        schema = _schema(files[0])
+        schema, group = _schema(files[0]), _row_groups()
         image, label = _column(schema, IMAGES, root), _column(schema, LABELS, root)
         shards = {
-            split: [_shard(file, image, label) for file in found]
+            split: [_shard(file, image, label, group) for file in found]
             for split, found in by_split.items()
         }
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DataError(f"{root} cannot be read: {error}; get it again") from error
     names = _names(schema, label)
     most = {
         split: max(int(shard.labels.max(initial=-1)) for shard in found)
         for split, found in shards.items()
     }
-    names = names or tuple(map(str, range(max(most.values()) + 1)))
+    names = names or numbered(max(most.values()) + 1, root)
     if not 0 <= max(most.values()) < len(names):
         raise DataError(f"{root} has labels up to {max(most.values())} and {len(names)} classes")
     # Where the answers are kept secret, all labels are -1.
@@ -144,11 +147,12 @@ def _names(schema: Any, label: str) -> tuple[str, ...]:
         return ()
 
 
-def _shard(file: Path, image: str, label: str) -> Shard:
+def _shard(file: Path, image: str, label: str, group: Group) -> Shard:
     if file.suffix == ".parquet":
         source = pq.ParquetFile(file, memory_map=True)
+        _column(source.schema_arrow, [image], file)
         labels = source.read([label]).column(label)
-        return Shard(_targets(labels, file), _by_group(source, image))
+        return Shard(_targets(labels, file), _by_group(source, image, group))
     # Memory-mapped: a row is read when it is asked for.
     table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all().select([image, label])
     table.validate(full=True)  # pyarrow would end the process over a damaged one
@@ -156,17 +160,31 @@ def _shard(file: Path, image: str, label: str) -> Shard:
     return Shard(_targets(table.column(label), file), lambda index: column[index].as_py())
 
 
-def _by_group(source: Any, image: str) -> Row:
+def _row_groups() -> Group:
+    """Keep a few row groups; one thread reads at a time, as pyarrow's readers cannot be shared."""
+    lock = Lock()
+
+    @lru_cache(GROUPS_KEPT)
+    def read(source: Any, image: str, number: int) -> Any:
+        return source.read_row_group(number, columns=[image]).column(image)
+
+    def column(source: Any, image: str, number: int) -> Any:
+        with lock:
+            return read(source, image, number)
+
+    return column
+
+
+def _by_group(source: Any, image: str, column: Group) -> Row:
     counts = [source.metadata.row_group(group).num_rows for group in range(source.num_row_groups)]
     starts = np.cumsum([0, *counts])
 
-    @lru_cache(GROUPS_KEPT)
-    def column(group: int) -> Any:
-        return source.read_row_group(group, columns=[image]).column(image)
-
     def row(index: int) -> Any:
         group = int(np.searchsorted(starts, index, side="right")) - 1
-        return column(group)[index - int(starts[group])].as_py()
+        cells, place = column(source, image, group), index - int(starts[group])
+        if place >= len(cells):
+            raise ValueError("the row group has fewer rows than the file says")
+        return cells[place].as_py()
 
     return row
 

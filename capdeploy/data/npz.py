@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from capdeploy.arrays import Arrays
+from capdeploy.arrays import Arrays, numbered
 from capdeploy.data import WHOLE, Kind
 from capdeploy.errors import DataError
 
@@ -26,7 +26,7 @@ def _open(location: str) -> Arrays:
         raise DataError(f"data file {location!r} does not exist; give npz:FILE")
     try:
         # Object arrays are pickles, and stay shut.
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # zip and numpy fail in every way on a damaged file
         raise DataError(f"{file} is not an .npz file of plain arrays: {error}") from error
@@ -43,8 +43,8 @@ def _open(location: str) -> Arrays:
     targets = {split: _targets(file, arrays[y], y) for split, (_, y) in pairs.items()}
     classes = 1 + max(int(labels.max(initial=0)) for labels in targets.values())
     given = next((arrays[name] for name in NAMES if name in arrays), None)
-    names = map(str, given.tolist() if given is not None else range(classes))
-    return Arrays(file.stem, tuple(names), images, targets)
+    names = numbered(classes, file) if given is None else tuple(map(str, given.tolist()))
+    return Arrays(file.stem, names, images, targets)
 
 
 def _pair(

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capdeploy import pixels
+from capdeploy.arrays import numbered
 from capdeploy.data import WHOLE, Kind
 from capdeploy.errors import DataError
 
@@ -123,7 +124,9 @@ def _contents(shard: Path) -> list[tuple[Place, int]]:
             if stream.read(1).strip(b"\0"):  # tarfile stops there and says nothing
                 raise tarfile.ReadError(f"no header at byte {archive.offset}")
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise DataError(f"shard {shard} cannot be read: {error!r}; get it again") from error
+        raise DataError(
+            f"shard {shard} cannot be read: {error!r}; expected a whole .tar, not compressed"
+        ) from error
     bare = [key for key in images if key not in labels]
     if bare:
         raise DataError(f"shard {shard}: {bare[0]} has no .cls and no number as label in a .json")
@@ -145,7 +148,7 @@ def _names(root: Path, classes: int) -> tuple[str, ...]:
     """Read ``classnames.txt`` if there is one, a name a line; else classes are called by number."""
     file = root / "classnames.txt"
     if not file.is_file():
-        return tuple(map(str, range(classes)))
+        return numbered(classes, root)
     try:
         names = tuple(file.read_text(encoding="utf-8-sig").rstrip().split("\n"))
     except ValueError as error:

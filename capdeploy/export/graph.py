@@ -18,6 +18,7 @@ from capdeploy.model import Model
 
 OPSET = 18
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
+LARGEST = 2**31  # bytes of one protocol buffer
 
 
 def export(model: Model, path: Path, facts: Mapping[str, str]) -> int:
@@ -40,8 +41,15 @@ def export(model: Model, path: Path, facts: Mapping[str, str]) -> int:
     Raises
     ------
     StepFailedError
-        If the exporter fails, or its file has another opset, a fixed batch, or external data.
+        If the network is larger than an ONNX file can be, the exporter fails, or its file has
+        another opset, a fixed batch, or external data.
     """
+    size = 4 * sum(value.numel() for value in model.module.state_dict().values())
+    if size >= LARGEST:
+        raise StepFailedError(
+            f"the network's weights are {size / 2**30:.1f} GiB, and one ONNX file holds at most "
+            f"{LARGEST / 2**30:.0f}; cut more of it"
+        )
     # A batch of one would be taken for a constant by the exporter.
     example = model.example(2)
     try:

@@ -50,7 +50,7 @@ def find(model: Model) -> tuple[Group, ...]:
         with evaluating(module), requiring_grad(module, True), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             raw = _trace(module, model.example())
-    except (RuntimeError, ZeroDivisionError, ValueError, IndexError, KeyError) as error:
+    except Exception as error:  # torch-pruning fails in every way on what it cannot follow
         raise PlanError(
             f"torch-pruning cannot find the groups of {model.checkpoint.architecture}: "
             f"{type(error).__name__}: {error}"

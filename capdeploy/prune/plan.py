@@ -203,7 +203,7 @@ def _missed(
 
 def _least(group: Group, ground: Ground, budget: Budget) -> int:
     """Say how many channels a group keeps in any case: a multiple of align."""
-    wanted = max(1, math.ceil(ground.width_of(group) * budget.floor))
+    wanted = max(1, len(group.parts()), math.ceil(ground.width_of(group) * budget.floor))
     align = align_of(group, budget)
     return min(group.width, -(-wanted // align) * align)
 
@@ -242,8 +242,7 @@ def _cut(
     best, nominal = list(range(group.width)), None
     if kept < group.width:
         value = group_scores(group, scores)
-        # Equal scores are settled by position, so a larger drop removes a superset.
-        order = sorted(range(group.width), key=lambda channel: (-value[channel], channel))
+        order = _ranked(group, value)
         best = order[:kept]
         if scores.percentile:
             nominal = _nominal(value[order[kept]], group.width)
@@ -256,6 +255,17 @@ def _cut(
         whole_because=reason if budget.cuts else None,
         nominal_ratio=nominal,
     )
+
+
+def _ranked(group: Group, value: Sequence[float]) -> list[int]:
+    """Order the channels, the first to stay in front, so that a larger drop removes a superset.
+
+    The best channel of each part comes first, for no layer can lose all of its own; equal scores
+    are settled by position.
+    """
+    order = sorted(range(group.width), key=lambda channel: (-value[channel], channel))
+    anchors = {next(channel for channel in order if channel in part) for part in group.parts()}
+    return sorted(order, key=lambda channel: channel not in anchors)
 
 
 def _nominal(highest_gone: float, width: int) -> float:

@@ -120,7 +120,12 @@ def open_inputs(recipe: Recipe, say: Say) -> Inputs:
     if names is not None and len(names) < outputs:
         say.note(f"the head has {outputs} outputs, the labels name {len(names)}")
     linked = labels.link(
-        dataset.names, outputs, names, table, dataset.aliases, partial=not recipe.labels
+        dataset.names,
+        outputs,
+        names,
+        table,
+        dataset.aliases,
+        partial=not (recipe.labels or recipe.label_map),
     )
     classes, data_classes = labels.choose(
         recipe.classes, linked, outputs, names, dataset.aliases, dataset.names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -92,6 +92,15 @@ class Progress:
     shuffle: np.random.Generator
     history: list[Epoch] = field(default_factory=list)
 
+    @classmethod
+    def begin(cls, top1: float, module: nn.Module, seed: int) -> Self:
+        """Stand where nothing has happened yet."""
+        return cls(top1, top1, 0, _snapshot(module), np.random.default_rng(seed))
+
+    def improve(self, top1: float, number: int, module: nn.Module) -> None:
+        """Note that an epoch is the best so far."""
+        self.best, self.best_epoch, self.best_state = top1, number, _snapshot(module)
+
 
 class Keeper(Protocol):
     """Keeps progress somewhere, so that training can go on after an interruption."""
@@ -118,9 +127,7 @@ def train(
     optimizer = make_optimizer(module, settings, peak)
     progress = keeper.restore(module, optimizer) if keeper is not None else None
     if progress is None:
-        first = _validate(judge, course, settings)
-        shuffle = np.random.default_rng(settings.seed)
-        progress = Progress(first, first, 0, _snapshot(module), shuffle)
+        progress = Progress.begin(_validate(judge, course, settings), module, settings.seed)
     rates = Rates(peak, settings.epochs * course.steps(settings.batch_size), settings.warmup)
     rates.done = len(progress.history) * course.steps(settings.batch_size)
     diverged = stale = False
@@ -132,17 +139,13 @@ def train(
         top1 = _validate(judge, course, settings)
         progress.history.append(
             Epoch(
-                number=number,
-                loss=0.0 if diverged else loss,
-                validation_top1=top1,
-                learning_rate=optimizer.param_groups[0]["lr"],
-                seconds=time.monotonic() - began,
+                number=number, loss=0.0 if diverged else loss, validation_top1=top1,
+                learning_rate=optimizer.param_groups[0]["lr"], seconds=time.monotonic() - began,
             )
-        )
+        )  # fmt: skip
         # A tie goes to the later state: it has seen more and its loss is lower.
         if not diverged and top1 >= progress.best:
-            progress.best, progress.best_epoch = top1, number
-            progress.best_state = _snapshot(module)
+            progress.improve(top1, number, module)
         if keeper is not None:
             keeper.keep(module, optimizer, progress)
         stale = number - progress.best_epoch >= settings.patience
@@ -150,15 +153,11 @@ def train(
             break
     module.load_state_dict(progress.best_state)
     return model.with_module(module.to("cpu").eval()), Training(
-        learning_rate=peak,
-        rate_found=settings.learning_rate is None,
-        validation_images=len(course.validation),
-        start_top1=progress.start,
-        epochs=tuple(progress.history),
-        best_epoch=progress.best_epoch,
-        stopped_early=stale and len(progress.history) < settings.epochs,
-        diverged=diverged,
-    )
+        learning_rate=peak, rate_found=settings.learning_rate is None,
+        validation_images=len(course.validation), start_top1=progress.start,
+        epochs=tuple(progress.history), best_epoch=progress.best_epoch,
+        stopped_early=stale and len(progress.history) < settings.epochs, diverged=diverged,
+    )  # fmt: skip
 
 
 def _epoch(

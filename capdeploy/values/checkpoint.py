@@ -6,9 +6,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
-from capdeploy.values.noun import Noun
+from capdeploy.values.noun import Argument, Noun
 
 
 class Architecture(Noun):
@@ -16,7 +16,7 @@ class Architecture(Noun):
 
     source: str = Field(description="member of the zoo: torchvision, factory, ...")
     name: str = Field(min_length=1, description="network name, or package.module:callable")
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    arguments: dict[str, Argument] = Field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -22,7 +23,7 @@ class ClassSubset(Noun):
             raise ValueError(
                 f"{len(self.kept)} class chosen, at least 2 are needed to tell anything apart"
             )
-        repeated = sorted({index for index in self.kept if self.kept.count(index) > 1})
+        repeated = sorted(index for index, times in Counter(self.kept).items() if times > 1)
         if repeated:
             raise ValueError(f"class {repeated[0]} is chosen more than once")
         outside = [index for index in self.kept if not 0 <= index < self.total]

@@ -36,6 +36,17 @@ class Group(Noun):
     residual: bool = Field(description="whether an addition couples two or more makers")
     obstacle: str | None = Field(default=None, description="why it cannot be cut, if it cannot")
 
+    def parts(self) -> frozenset[frozenset[int]]:
+        """List the channels of members that have only some: each must keep one of its own.
+
+        A residual add of concatenated maps ties layers that make different channels of a group.
+        """
+        found = (
+            frozenset(channel for channel, places in enumerate(member.positions) if places)
+            for member in self.members
+        )
+        return frozenset(part for part in found if 0 < len(part) < self.width)
+
     def readers(self) -> tuple[Member, ...]:
         """List the members that read the group's channels."""
         return tuple(member for member in self.members if member.side == "in")

@@ -14,7 +14,8 @@ from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import Cost
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 
-FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+# No longer than any file system takes.
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 class FileEntry(Noun):
@@ -48,9 +49,9 @@ class Manifest(Noun):
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
-        strange = [name for name in self.files if not FILE_NAME.match(name)]
+        strange = [name for name in self.files if not FILE_NAME.fullmatch(name)]
         if strange:
             raise ValueError(f"file name {strange[0]!r} may not leave the bundle's folder")
-        if self.baseline is not None and not FILE_NAME.match(self.baseline):
+        if self.baseline is not None and not FILE_NAME.fullmatch(self.baseline):
             raise ValueError(f"baseline {self.baseline!r} must be a folder beside the bundle")
         return self

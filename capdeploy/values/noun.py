@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Self
+import tomllib
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
-from capdeploy.errors import ConfigError
+from capdeploy.errors import ConfigError, printable
 
 SCHEMA_VERSION = 1
+# Python's TOML reader takes time in the square of a key's length: a minute for 64 KiB of "a.a.a".
+DEEPEST_KEY = 100
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:  # pydantic lets them pass here although the model forbids them
+        raise ValueError("NaN, infinity and numbers of 4300 digits are no JSON") from error
+    return value
+
+
+Argument = Annotated[JsonValue, AfterValidator(_finite)]
+"""Any value that JSON can hold, and give back."""
 
 
 class Noun(BaseModel):
@@ -70,15 +85,55 @@ def in_words(fault: ErrorDetails) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     found = "" if fault["type"] in {"missing", "json_invalid"} else _shown(fault.get("input"))
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{place + ': ' if place else ''}{message}{found}"
+    return printable(f"{place + ': ' if place else ''}{message}{found}")
+
+
+def toml_table(text: bytes, *, source: str) -> dict[str, Any]:
+    """Read a TOML document.
+
+    Parameters
+    ----------
+    text : bytes
+        The document.
+    source : str
+        What to call it in an error message.
+
+    Returns
+    -------
+    dict[str, Any]
+        Its tables.
+
+    Raises
+    ------
+    ConfigError
+        If it is not TOML, or nested or long beyond reason.
+    """
+    try:
+        words = text.decode()
+        # Whatever stands between two signs of structure counts as one part of a key.
+        if "a." * DEEPEST_KEY in re.sub(r"[^.,=\n\[\]{}#]+", "a", words):
+            raise ConfigError(f"{source}: a key has more than {DEEPEST_KEY} parts; shorten it")
+        table = tomllib.loads(words)
+        json.dumps(table, default=str)  # fails where a hexadecimal number is longer than any text
+        return table
+    except ValueError as error:  # TOML's own, no UTF-8, or a number of more than 4300 digits
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply; flatten its lists and tables") from error
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more than 4300 digits
+        return ""
     return "" if len(text) > 60 else f", found {text}"
 
 
 def _compact(text: str) -> str:
     number = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
-    listing = re.compile(rf"\[\s*({number}(?:,\s*{number})*)\s*\]")
-    return listing.sub(lambda match: "[" + re.sub(r"\s+", " ", match.group(1)) + "]", text)
+    # Strings come first, so that what looks like a list inside of one stays as it is.
+    listing = re.compile(rf'"(?:[^"\\]|\\.)*"|\[\s*({number}(?:,\s*{number})*)\s*\]')
+    return listing.sub(
+        lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]" if found[1] else found[0], text
+    )

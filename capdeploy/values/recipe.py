@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
-from capdeploy.values.noun import SCHEMA_VERSION, Noun
+from capdeploy.values.noun import SCHEMA_VERSION, Argument, Noun
 from capdeploy.values.plan import Budget, Limit
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -18,7 +18,7 @@ class Common(Noun):
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
 
-    arch_args: dict[str, JsonValue] = Field(default_factory=dict)
+    arch_args: dict[str, Argument] = Field(default_factory=dict)
     data: str = Field(min_length=1, description="kind:PATH, see: capdeploy list data")
     split: str | None = Field(
         default=None, pattern=r"^\d{1,2}/\d{1,2}$", description="80/20, of unsplit data"
