@@ -1,6 +1,7 @@
-"""Which networks can be compressed? Makes docs/architectures.md.
+r"""Which networks can be compressed? Makes docs/architectures.md.
 
-    python -m benchmarks.architectures --rows rows.jsonl --write docs/architectures.md
+    python -m benchmarks.architectures --rows benchmarks/architectures.jsonl \
+        --write docs/architectures.md
 
 Every torchvision classifier and a list of timm families, with random weights and ten outputs, goes
 down the whole street: opened, head cut, planned at 30 % of its MACs (or the least that it allows),
@@ -217,7 +218,7 @@ def page(rows: list[dict]) -> str:
     lines = [
         "# Architectures",
         "",
-        "Made by `python -m benchmarks.architectures --rows rows.jsonl --write "
+        "Made by `python -m benchmarks.architectures --rows benchmarks/architectures.jsonl --write "
         f"docs/architectures.md` with capdeploy {__version__}: random weights, ten outputs of which"
         " four are kept, `ln_norm`, uniform allocation, no training. *MACs left*: of the head-cut "
         "network, at 30 % asked or the least of 50, 70, 85 and 95 % that it allows. *Error*: the "
@@ -241,6 +242,9 @@ def page(rows: list[dict]) -> str:
         )
     lines += ["", "## Refused", "", "| `--arch` | reason |", "|:--|:--|"]
     lines += [f"| {row['arch']} | {row['refused']} |" for row in rows if "refused" in row]
+    left = [name for name in names() if name not in {row["arch"] for row in rows}]
+    if left:
+        lines += ["", "## Not tried yet", "", ", ".join(left)]
     return "\n".join(lines) + "\n"
 
 

@@ -49,7 +49,7 @@ def fit(
     file : Path
         Where they come from, for messages.
     ignored : tuple[str, ...]
-        Patterns of names that may be missing, unexpected or of another shape.
+        Patterns of names that may be missing, unexpected or of another kind.
 
     Returns
     -------
@@ -64,6 +64,11 @@ def fit(
         If the architecture cannot be built.
     """
     auxiliary = SOURCES.load(architecture.source).auxiliary(architecture.name)
+    empty = [name for name, value in raw.items() if value.is_meta]
+    if empty:
+        raise CheckpointError(
+            f"checkpoint {file}: {empty[0]} has a shape and no values; save the real weights"
+        )
     state = {
         name: value.float() if value.is_floating_point() else value
         for name, value in raw.items()
@@ -133,7 +138,7 @@ def _compared(
         for word, names in (
             ("missing", _named(missing, ignored)),
             ("unexpected", _named(extra, ignored)),
-            ("of another shape", [shapes[name] for name in _named(list(shapes), ignored)]),
+            ("of another kind", [shapes[name] for name in _named(list(shapes), ignored)]),
         )
         if names
     ]
@@ -174,11 +179,22 @@ def _differences(state: State, module: nn.Module) -> tuple[list[str], list[str],
     ]
     extra = [name for name in state if name not in expected]
     shapes = {
-        name: f"{name}: found {tuple(state[name].shape)}, expected {tuple(value.shape)}"
+        name: f"{name}: found {_kind(state[name])}, expected {_kind(value)}"
         for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
+        if name in state and _kind(state[name]) != _kind(value)
     }
     return missing, extra, shapes
+
+
+def _kind(value: torch.Tensor) -> str:
+    """Describe what has to agree: the shape, and plain dense numbers of one sort."""
+    odd = (
+        "sparse " if value.layout is not torch.strided
+        else "quantised " if value.is_quantized
+        else "complex " if value.is_complex()
+        else "" if value.is_floating_point() else "whole-number "
+    )  # fmt: skip
+    return f"{odd}{tuple(value.shape)}"
 
 
 def _refuse_broken(state: State, file: Path) -> None:

@@ -60,7 +60,7 @@ def read_map(path: Path) -> dict[str, int]:
     """
     try:
         table = (tomllib.loads if path.suffix == ".toml" else json.loads)(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"label map {path} is not valid JSON or TOML: {error}") from error
     if not isinstance(table, dict) or not all(type(index) is int for index in table.values()):
         raise ConfigError(f"label map {path} must be a table from data class to output id")

@@ -1,0 +1,91 @@
+"""Weights into an architecture: what may differ, what may not, and what is left out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from capdeploy import fit
+from capdeploy.errors import CheckpointError
+from capdeploy.values.checkpoint import Architecture
+from tests import nets
+
+ARCHITECTURE = Architecture.parse("tests.nets:Residual")
+FILE = Path("weights.pth")
+
+
+@pytest.fixture
+def state():
+    torch.manual_seed(0)
+    return nets.Residual().state_dict()
+
+
+def test_weights_become_the_network_s_own_without_a_copy(state):
+    found = fit.fit(state, ARCHITECTURE, FILE)
+    name, value = next(iter(found.module.state_dict().items()))
+    assert value.data_ptr() == state[name].data_ptr()
+    assert all(parameter.requires_grad for parameter in found.module.parameters())
+    assert (found.unused, found.absent) == ((), ())
+    assert not found.module.training
+
+
+ODD = {
+    "sparse": lambda value: value.to_sparse(),
+    "complex": lambda value: value.to(torch.complex64),
+    "whole-number": lambda value: value.to(torch.int32),
+    "quantised": lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_tensors_are_refused_by_what_they_are(state, kind):
+    state["conv1.weight"] = ODD[kind](state["conv1.weight"])
+    with pytest.raises(
+        CheckpointError, match=rf"1 of another kind, first conv1.weight: found {kind}"
+    ):
+        fit.fit(state, ARCHITECTURE, FILE)
+
+
+def test_shapes_without_values_are_refused(state):
+    state["conv1.weight"] = state["conv1.weight"].to("meta")
+    with pytest.raises(CheckpointError, match="conv1.weight has a shape and no values"):
+        fit.fit(state, ARCHITECTURE, FILE)
+
+
+def test_what_differs_is_refused_unless_it_is_named(state):
+    state["extra.weight"] = torch.zeros(2)
+    del state["conv1.weight"]
+    with pytest.raises(
+        CheckpointError, match=r"1 missing, first conv1.weight; 1 unexpected, first"
+    ):
+        fit.fit(state, ARCHITECTURE, FILE)
+    found = fit.fit(state, ARCHITECTURE, FILE, ("extra.*", "conv1.*"))
+    assert found.unused == ("extra.weight",)
+    assert found.absent == ("conv1.weight",)
+    assert all(bool(value.isfinite().all()) for value in found.module.state_dict().values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_auxiliary_heads_are_left_out_and_named():
+    whole = torchvision.models.googlenet(weights=None, aux_logits=True, init_weights=False)
+    found = fit.fit(whole.state_dict(), Architecture.parse("googlenet"), FILE)
+    assert all(name.startswith(("aux1.", "aux2.")) for name in found.unused)
+    assert found.unused
+    assert not any(isinstance(part, type(whole.aux1)) for part in found.module.modules())
+
+
+def test_tied_parameters_stay_tied(monkeypatch):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.two.weight = self.one.weight
+
+    monkeypatch.setattr(nets, "Tied", Tied, raising=False)
+    found = fit.fit(Tied().state_dict(), Architecture.parse("tests.nets:Tied"), FILE).module
+    with torch.no_grad():
+        found.one.weight.add_(1)
+    assert torch.equal(found.one.weight, found.two.weight)
