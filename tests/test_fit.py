@@ -51,7 +51,7 @@ def test_odd_tensors_are_refused_by_what_they_are(state, kind):
 
 def test_shapes_without_values_are_refused(state):
     state["conv1.weight"] = state["conv1.weight"].to("meta")
-    with pytest.raises(CheckpointError, match="conv1.weight has a shape and no values"):
+    with pytest.raises(CheckpointError, match=r"conv1.weight has a shape and no values"):
         fit.fit(state, ARCHITECTURE, FILE)
 
 
