@@ -94,6 +94,28 @@ class Deciding(nn.Module):
         return self.head(x if x.sum() > 0 else -x)
 
 
+class Wild(nn.Module):
+    """Habits of networks in the wild: a norm after the add, one layer used twice, in-place ReLU."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.branch = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.after = nn.BatchNorm2d(16)
+        self.shared = nn.Conv2d(16, 16, 3, padding=1)
+        self.wide, self.bn = nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32)
+        self.narrow = nn.Conv2d(32, 24, 1)
+        self.head = nn.Linear(24, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.stem(images)
+        maps = F.relu(self.after(maps + self.branch(maps)), inplace=True)
+        for _ in range(2):
+            maps = F.relu(self.shared(maps), inplace=True)
+        maps = F.relu_(self.bn(self.wide(maps)))
+        return self.head(F.relu(self.narrow(maps)).mean(dim=(2, 3)))
+
+
 def fixed() -> nn.Module:
     """A factory that takes no number of classes."""
     return Chain(num_classes=10)
