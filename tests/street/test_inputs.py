@@ -57,9 +57,8 @@ def test_uneven_classes_are_said_and_samples_per_class_evens_them(trained, image
     for image in sorted((image_folder / "train" / "cat").iterdir())[2:]:
         image.unlink()
     (image_folder / "map.toml").write_text("cat = 7\ndog = 2\n")
-    changes = {
-        "data": f"folder:{image_folder}", "label_map": str(image_folder / "map.toml"), "classes": (),
-    }  # fmt: skip
+    file = str(image_folder / "map.toml")
+    changes = {"data": f"folder:{image_folder}", "label_map": file, "classes": ()}
     _, say = opened(trained, **changes)
     (note,) = say.heard("uneven")
     assert "5 training images of dog, 1 of cat" in note
