@@ -145,19 +145,17 @@ def at(name: str, weights: Path, images: Path, size: int, folder: Path) -> dict:
     raise PlanError(refusal)
 
 
-def rebuilt(made) -> bool:
-    """Check that the network rebuilt from the bundle answers bit for bit as it did when packed."""
+def rebuilt(made) -> float:
+    """Measure how far the network rebuilt from the bundle answers from what was packed."""
     import numpy as np
 
     from capdeploy.bundle import CheckImages
     from capdeploy.torch_session import TorchSession
 
     checks = CheckImages.load(made.folder)
-    session = TorchSession(made, "cpu", 1)
     inputs = made.manifest.preprocessing.apply(np.asarray(checks.images))
-    again = TorchSession(made, "cpu", 1).run(inputs)
-    found = session.run(inputs)
-    return bool(np.array_equal(found, again) and np.allclose(found, checks.logits, atol=1e-5))
+    found = TorchSession(made, "cpu", 1).run(inputs)
+    return float(np.abs(found - checks.logits).max())
 
 
 def fresh(name: str, folder: Path) -> Path:
@@ -214,7 +212,8 @@ def page(rows: list[dict]) -> str:
     from capdeploy import __version__
 
     good = [row for row in rows if "refused" not in row]
-    exact = [row for row in good if row["agreement"] == 1 and row["rebuilt"]]
+    # Rows of the first version say True: within 1e-5.
+    exact = [row for row in good if row["agreement"] == 1 and row["rebuilt"] in (True, 0.0)]
     lines = [
         "# Architectures",
         "",
@@ -223,19 +222,20 @@ def page(rows: list[dict]) -> str:
         " four are kept, `ln_norm`, uniform allocation, no training. *MACs left*: of the head-cut "
         "network, at 30 % asked or the least of 50, 70, 85 and 95 % that it allows. *Error*: the "
         "largest difference between a logit of PyTorch and of ONNX Runtime, after export and after "
-        "simplification. *Exact*: top-1 agrees on every image, and the network rebuilt from the "
-        "bundle answers alike.",
+        "simplification. *Rebuilt*: how the network rebuilt from the bundle answers, against what "
+        "was packed; NO if that or a top-1 differs.",
         "",
-        f"{len(exact)} of {len(rows)} networks compressed with exact parity: "
+        f"{len(exact)} of {len(rows)} networks compressed, top-1 the same in ONNX Runtime: "
         f"{sum(not row['arch'].startswith('timm:') for row in exact)} of torchvision, "
         f"{sum(row['arch'].startswith('timm:') for row in exact)} of timm.",
         "",
-        "| `--arch` | input | parameters | MACs left | error | exact | left whole |",
+        "| `--arch` | input | parameters | MACs left | error | rebuilt | left whole |",
         "|:--|--:|--:|--:|--:|:--|:--|",
     ]
     for row in good:
         whole = "; ".join(row["whole"]) or "-"
-        mark = "yes" if row in exact else "NO"
+        alike = "within 1e-5" if row["rebuilt"] is True else f"{row['rebuilt']:.0e}"
+        mark = "NO" if row not in exact else "bit for bit" if row["rebuilt"] == 0.0 else alike
         lines.append(
             f"| {row['arch']} | {row['input']} | {row['parameters'] / 1e6:.1f} M | "
             f"{row['left']:.0%} | {row['error']:.0e} | {mark} | {whole} |"

@@ -76,14 +76,13 @@ def fit(
     }
     outputs = _outputs(state, architecture)
     module = _built(architecture, outputs)
-    missing, extra, shapes = _compared(state, module, architecture, file, ignored)
-    fitting = {name: value for name, value in state.items() if name not in {*extra, *shapes}}
+    fitting, unused, absent = _compared(state, module, architecture, file, ignored)
     loaded = _loaded(module, fitting)
     if loaded is None:
         loaded = rebuild.build(architecture, outputs)
         loaded.load_state_dict(rebuild.up_to_date(fitting, loaded), strict=False)
     dropped = [name for name in raw if name.startswith(auxiliary)]
-    return Fitted(loaded.eval(), (*dropped, *extra, *shapes), (*missing, *shapes))
+    return Fitted(loaded.eval(), (*dropped, *unused), absent)
 
 
 def load(
@@ -106,22 +105,21 @@ def load(
     file : Path
         Where they come from, for messages.
     ignored : tuple[str, ...]
-        Patterns of names that may be missing, unexpected or of another shape.
+        Patterns of names that may be missing, unexpected or of another kind.
 
     Returns
     -------
     tuple[str, ...]
-        Its tensors that are not in the file, or have another shape there.
+        Its tensors that are not in the file, or of another kind there.
 
     Raises
     ------
     CheckpointError
         If the weights do not fit, or are not finite.
     """
-    missing, extra, shapes = _compared(state, module, architecture, file, ignored)
-    fitting = {name: value for name, value in state.items() if name not in {*extra, *shapes}}
+    fitting, _, absent = _compared(state, module, architecture, file, ignored)
     module.load_state_dict(rebuild.up_to_date(fitting, module), strict=False)
-    return (*missing, *shapes)
+    return absent
 
 
 def _compared(
@@ -130,8 +128,8 @@ def _compared(
     architecture: Architecture,
     file: Path,
     ignored: tuple[str, ...],
-) -> tuple[list[str], list[str], dict[str, str]]:
-    """List what differs by permission; refuse all other differences, and broken values."""
+) -> tuple[State, tuple[str, ...], tuple[str, ...]]:
+    """Split into what fits, what is unused and what is absent; refuse what nobody allowed."""
     missing, extra, shapes = _differences(state, module)
     faults = [
         f"{len(names)} {word}, first {', '.join(names[:3])}"
@@ -148,7 +146,8 @@ def _compared(
             "name what may differ with --ignore-keys"
         )
     _refuse_broken(state, file)
-    return missing, extra, shapes
+    fitting = {name: value for name, value in state.items() if name not in {*extra, *shapes}}
+    return fitting, (*extra, *shapes), (*missing, *shapes)
 
 
 def _built(architecture: Architecture, outputs: int | None) -> nn.Module:

@@ -64,7 +64,7 @@ class Reading:
     trust : bool
         Unpickle whatever the file says, which runs code from it.
     ignored : tuple[str, ...]
-        Patterns of tensor names that may be missing, unexpected or of another shape.
+        Patterns of tensor names that may be missing, unexpected or of another kind.
     """
 
     state_key: str | None = None

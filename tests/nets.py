@@ -116,6 +116,15 @@ class Wild(nn.Module):
         return self.head(F.relu(self.narrow(maps)).mean(dim=(2, 3)))
 
 
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+
+
 def fixed() -> nn.Module:
     """A factory that takes no number of classes."""
     return Chain(num_classes=10)

@@ -4,6 +4,7 @@ Files named found-* once did something else; `benchmarks.fuzz` says what counts.
 """
 
 import contextlib
+import resource
 import subprocess
 import sys
 import zipfile
@@ -108,7 +109,6 @@ def test_a_compressed_archive_is_unpacked_and_not_mapped(tmp_path):
 
 
 def test_the_limit_of_memory_is_lifted_again(tmp_path):
-    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_AS)
     for path in (CORPUS / "sniff").glob("*.p*"):
         with contextlib.suppress(CheckpointError):
