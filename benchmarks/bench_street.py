@@ -18,11 +18,12 @@ from capdeploy.observe.taps import requiring_grad
 from capdeploy.observe.trace import trace
 from capdeploy.prune import apply, groups
 from capdeploy.prune import plan as planning
+from capdeploy.prune.ground import Ground
 from capdeploy.rebuild import narrow
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.strategies import STRATEGIES
+from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
-from capdeploy.values.plan import Budget, Limit
 from capdeploy.zoo import SOURCES
 
 CHEAP = [name for name in STRATEGIES.names() if name not in {"shapley", "contrast"}]
@@ -67,9 +68,7 @@ def test_find_groups(benchmark, planned):
 def test_draw_plan(benchmark, planned):
     what = judged(planned, 32)
     cost = planned.narrow.geometry.cost()
-    ground = planning.Ground(
-        score.run("ln_norm", what), what.groups, planned.narrow.geometry, None, cost
-    )
+    ground = Ground(score.run("ln_norm", what), what.groups, planned.narrow.geometry, None, cost)
     plan = benchmark(planning.draw, ground, planned.plans[1].budget)
     assert plan.realised_ratio == 0.75
 
@@ -93,7 +92,7 @@ def test_plan_and_cut_resnet50(benchmark, allocation):
     budget = Budget(limit=Limit.parse("macs", "70%"), allocation=allocation)
     found = groups.find(model)
     scores = score.run("ln_norm", score.Judged(model, found, None, None, 8, 0))
-    ground = planning.Ground(scores, found, model.geometry, None, model.geometry.cost())
+    ground = Ground(scores, found, model.geometry, None, model.geometry.cost())
 
     def run():
         plan = planning.draw(ground, budget)

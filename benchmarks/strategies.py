@@ -29,6 +29,7 @@ from capdeploy.model import Model
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply, groups
 from capdeploy.prune import plan as planning
+from capdeploy.prune.ground import Ground
 from capdeploy.stages import making, scoring
 from capdeploy.train import batchnorm, evaluate, finetune, head
 from capdeploy.train.course import Course
@@ -202,7 +203,7 @@ def one(name, wanted, planned, test, recoveries, found) -> float:
             planned.narrow, found_groups, shown, None, wanted.batch_size, wanted.seed
         )
         scores = score.judge(name, FORMS[name], judged)
-        ground = planning.Ground(scores, found_groups, planned.narrow.geometry, head_cut, full)
+        ground = Ground(scores, found_groups, planned.narrow.geometry, head_cut, full)
     else:
         ground = scoring.ground(
             wanted, planned.narrow, planned.samples, Quiet(), head=head_cut, full=full

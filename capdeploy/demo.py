@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from capdeploy import rebuild, samples, stages
+from capdeploy import rebuild, samples, stages, workplace
 from capdeploy.model import Model, example
 from capdeploy.observe.trace import trace
 from capdeploy.progress import Say
@@ -42,7 +42,7 @@ def recipe(say: Say) -> dict[str, Any]:
     dict[str, Any]
         Recipe keys and values.
     """
-    file = stages.cache() / f"demo-{ARCH}-{_content()}.safetensors"
+    file = workplace.cache() / f"demo-{ARCH}-{_content()}.safetensors"
     if file.is_file():
         say.step(f"demo network is cached: {file}")
     else:

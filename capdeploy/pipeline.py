@@ -42,10 +42,11 @@ def plan(recipe: Recipe, say: Say) -> Planned:
     budgets = recipe.budgets()
     if budgets[0].cuts:
         budgets = (budgets[0].model_copy(update={"ratio": 0.0, "limit": None}), *budgets)
-    plans = tuple(planning.draw(ground, budget) for budget in budgets)
+    start = planning.draw(ground, budgets[0])
+    others = [stages.draw(recipe, full, ground, start, budget, say) for budget in budgets[1:]]
     if recipe.steps > 1:
         say.note(f"the plan is that of a single step; each of the {recipe.steps} is scored anew")
-    return Planned(full, narrow, images, plans, ground.scores.images)
+    return Planned(full, narrow, images, (start, *others), ground.scores.images)
 
 
 def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> RunReport:

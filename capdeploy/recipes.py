@@ -24,6 +24,8 @@ LISTS = frozenset(
         "max_macs",
         "max_params",
         "max_size",
+        "max_latency",
+        "speedup",
         "augment",
         "classes",
         "ignore_keys",

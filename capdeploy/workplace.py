@@ -137,3 +137,9 @@ def _replace(work: Path, output: Path) -> None:
         if old.exists() and not output.exists():
             old.rename(output)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def cache() -> Path:
+    """Name the folder for what may be computed again; it need not exist."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "capdeploy"

@@ -34,6 +34,8 @@ class Sampling:
         Of the order of opening and of the bootstrap.
     together : int
         Rows that are judged together, if more than one call makes them.
+    percentile : float
+        What a round reports of its calls, 0..100.
     """
 
     blocks: int = BLOCKS
@@ -42,6 +44,7 @@ class Sampling:
     doublings: int = DOUBLINGS
     seed: int = 0
     together: int = 1
+    percentile: float = 50
 
 
 class Ring(Protocol):

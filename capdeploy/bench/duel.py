@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 from capdeploy.bench import child, measure, sides
 from capdeploy.bench.clock import Clock, CpuClock, WallClock
 from capdeploy.bench.reference import INPUT, Reference
+from capdeploy.bench.stats import percentile
 from capdeploy.bundle import Bundle
 from capdeploy.errors import CapdeployError, MissingDeviceError, MissingExtraError, UntrustedError
 from capdeploy.runtimes import RUNTIMES, Session
@@ -43,12 +45,15 @@ class Arena:
         The CPU time of this process.
     switches : Callable[[], int]
         How often this process has lost its core against its will.
+    percentile : float
+        What a round reports of its calls, 0..100.
     """
 
     batches: Sequence[measure.Batch]
     wall: Clock
     cpu: Clock
     switches: Callable[[], int]
+    percentile: float = 50
 
 
 def involuntary_switches() -> int:
@@ -106,7 +111,9 @@ def _calls(session: Session, arena: Arena) -> int:
     typical = statistics.median(
         measure.one(session, batch, arena.wall) for batch in arena.batches[:5]
     )
-    return min(MOST_CALLS, max(3, round(ROUND_MS / typical)))
+    # A percentile above the median needs more calls to be one at all.
+    least = math.ceil(1.5 / (1 - arena.percentile / 100))
+    return min(MOST_CALLS, max(least, round(ROUND_MS / typical)))
 
 
 def _round(session: Session, calls: int, arena: Arena) -> tuple[float, float]:
@@ -119,7 +126,7 @@ def _round(session: Session, calls: int, arena: Arena) -> tuple[float, float]:
         wall.append((end - start) / measure.MS)
         cpu.append((cpu_end - cpu_start) / measure.MS)
     # A clock of coarse ticks can read zero; a ratio needs something to divide by.
-    return statistics.median(wall), max(statistics.median(cpu), 1e-6)
+    return percentile(wall, arena.percentile), max(percentile(cpu, arena.percentile), 1e-6)
 
 
 def block(job: dict[str, Any]) -> Block:
@@ -150,7 +157,7 @@ def block(job: dict[str, Any]) -> Block:
         batches = sides.batches(found["head"], settings.batch)
     for side in order:
         measure.warm(made[side], batches, wall)
-    arena = Arena(batches, wall, CpuClock(), involuntary_switches)
+    arena = Arena(batches, wall, CpuClock(), involuntary_switches, job["percentile"])
     fought = fight(
         made["base"], made["head"], arena, rounds=job["rounds"], base_first=job["base_first"]
     )

@@ -58,6 +58,7 @@ class Processes:
             "base": str(self.base), "head": str(head), "settings": self.settings.model_dump(),
             "rounds": self.sampling.rounds, "turn": self._turn,
             "base_first": self._random.random() < 0.5, "trust_factory": self.trust_factory,
+            "percentile": self.sampling.percentile,
         }  # fmt: skip
         answer = child.run(WORKER, job, threads=self.settings.threads, timeout=BLOCK_SECONDS)
         if "skipped" in answer:

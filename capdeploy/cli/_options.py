@@ -94,8 +94,14 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--max-macs", Words(), "Most MACs: 50% of the head-cut network's, or 150M; several are fine."),
     ("--max-params", Words(), "Most parameters, likewise."),
     ("--max-size", Words(), "Largest ONNX file: 50%, 2MiB; several are fine."),
+    ("--max-latency", Words(), "Slowest answer, measured: 3ms, p90=3ms, or 50% of the head-cut's."),
+    ("--speedup", Words(), "How many times faster than the head-cut network, measured: 4x."),
     ("--tolerance", float, "How far below a limit is near enough, a share."),
-    ("--allocation", click.Choice(["uniform", "global", "sensitivity"]), "Where to cut."),
+    (
+        "--allocation",
+        click.Choice(["uniform", "global", "sensitivity", "latency"]),
+        "Where to cut.",
+    ),
     ("--steps", int, "Score, cut and recover so many times on the way to the budget."),
     ("--floor", float, "Share of its channels that every group keeps."),
     ("--align", int, "Kept widths are multiples of this; default: the profile's."),
@@ -118,6 +124,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--profile", str, "Hardware profile: a name or a .toml file."),
     ("--runtimes", Words(), f"Default: the profile's. Known: {_names('runtimes', 'runtime')}."),
     ("--devices", Words(), "cpu, cuda, tensorrt, gpu, npu; default: the profile's."),
+    ("--runtime", str, "Where --max-latency counts; default: the profile's first that runs ONNX."),
     ("--threads", int, "Default: the profile's."),
     ("--bench-seconds", float, "Measuring time of a row."),
 )

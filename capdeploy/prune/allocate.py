@@ -9,21 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from capdeploy.values.cost import Cost, LayerGeometry, NetworkGeometry
+from capdeploy.prune.ledger import Ledger, Meter
+from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
-from capdeploy.values.plan import Budget
-
-NODE_BYTES = 600
-"""What an ONNX graph spends on a layer besides its weights: name, attributes, shapes."""
-
-
-def total(geometry: NetworkGeometry, budget: Budget) -> float:
-    """Say what a network has of what a budget limits; nothing for a ratio."""
-    if budget.limit is None:
-        return 0.0
-    if budget.limit.quantity == "size":
-        return size_of(geometry.cost(), len(geometry.layers))
-    return float(getattr(geometry.cost(), budget.limit.quantity))
 
 
 @dataclass(frozen=True)
@@ -67,11 +55,6 @@ class Step:
     left: float
 
 
-def size_of(cost: Cost, layers: int) -> float:
-    """Estimate the bytes of an ONNX file in single precision."""
-    return 4.0 * cost.parameters + NODE_BYTES * layers
-
-
 def normalised(scores: Sequence[float]) -> tuple[float, ...]:
     """Turn one group's scores into a harm curve that can be compared with other groups'.
 
@@ -103,78 +86,8 @@ def normalised(scores: Sequence[float]) -> tuple[float, ...]:
     return tuple(harm)
 
 
-class Ledger:
-    """What the network costs at the groups' present widths; only what changes is counted anew.
-
-    Parameters
-    ----------
-    geometry : NetworkGeometry
-        The whole network.
-    rooms : Sequence[Room]
-        Its groups.
-    quantity : str
-        ``macs``, ``parameters``, ``size`` or ``channels`` (of the groups).
-    """
-
-    def __init__(self, geometry: NetworkGeometry, rooms: Sequence[Room], quantity: str) -> None:
-        self._quantity = quantity
-        self._layers = {layer.layer: layer for layer in geometry.layers}
-        self._widths = {
-            name: [float(layer.out_channels), float(layer.in_channels)]
-            for name, layer in self._layers.items()
-        }
-        self._touch: dict[str, dict[str, list[float]]] = {}
-        for room in rooms:
-            touched = self._touch.setdefault(room.group.name, {})
-            for member in room.group.members:
-                each = sum(map(len, member.positions)) / room.group.width
-                side = 0 if member.side == "out" else 1
-                touched.setdefault(member.layer, [0.0, 0.0])[side] += each
-        self.keep = {room.group.name: room.group.width for room in rooms}
-        self._unit = {room.group.name: room.group.unit for room in rooms}
-        if quantity == "channels":
-            self.left = float(sum(self._unit[name] * keep for name, keep in self.keep.items()))
-        elif quantity == "size":
-            self.left = size_of(geometry.cost(), len(geometry.layers))
-        else:
-            self.left = float(getattr(geometry.cost(), quantity))
-
-    def touched(self, group: str) -> Iterator[str]:
-        """Name the layers whose cost depends on a group."""
-        return iter(self._touch[group])
-
-    def saving(self, group: str, keep: int) -> float:
-        """Say how much narrowing a group to `keep` channels would save now."""
-        fewer = self.keep[group] - keep
-        if self._quantity == "channels":
-            return float(fewer * self._unit[group])
-        saved = 0.0
-        for name, (out, into) in self._touch[group].items():
-            now_out, now_in = self._widths[name]
-            layer = self._layers.get(name)
-            if layer is not None:
-                saved += self._cost(layer, now_out, now_in)
-                saved -= self._cost(layer, now_out - fewer * out, now_in - fewer * into)
-        return saved
-
-    def take(self, group: str, keep: int) -> None:
-        """Narrow a group."""
-        self.left -= self.saving(group, keep)
-        fewer = self.keep[group] - keep
-        for name, (out, into) in self._touch[group].items():
-            self._widths[name][0] -= fewer * out
-            self._widths[name][1] -= fewer * into
-        self.keep[group] = keep
-
-    def _cost(self, layer: LayerGeometry, out: float, into: float) -> float:
-        cost = layer.cost(round(out), round(out if layer.kind == "depthwise" else into))
-        if self._quantity == "macs":
-            return float(cost.macs)
-        return float(cost.parameters) * (4.0 if self._quantity == "size" else 1.0)
-
-
 def steps(
-    geometry: NetworkGeometry, rooms: Sequence[Room], quantity: str, *, even: bool
+    geometry: NetworkGeometry, rooms: Sequence[Room], meter: Meter, price: Meter, *, even: bool
 ) -> Iterator[Step]:
     """Order the steps of all groups.
 
@@ -184,8 +97,10 @@ def steps(
         The whole network.
     rooms : Sequence[Room]
         Groups that may shrink.
-    quantity : str
-        What the budget counts: ``macs``, ``parameters``, ``size`` or ``channels``.
+    meter : Meter
+        Counts what the budget limits.
+    price : Meter
+        Counts what a step has to save for the harm it does.
     even : bool
         Give up the same share of every group, instead of what harms least for what it saves.
 
@@ -194,7 +109,9 @@ def steps(
     Step
         From the whole network down to all floors.
     """
-    ledger = Ledger(geometry, rooms, quantity)
+    groups = [room.group for room in rooms]
+    ledger = Ledger(geometry, groups, meter)
+    prices = ledger if meter == price else Ledger(geometry, groups, price)
     by_name = {room.group.name: room for room in rooms}
     sharing = {
         name: [
@@ -203,21 +120,22 @@ def steps(
         ]
         for name in by_name
     }  # fmt: skip
-    price: dict[str, tuple[float, int]] = {}
+    offers: dict[str, tuple[float, int]] = {}
     position = {name: place for place, name in enumerate(by_name)}
     changed = list(by_name)
     while True:
         for name in changed:
-            price.pop(name, None)
-            found = _price(ledger, by_name[name], even=even)
+            offers.pop(name, None)
+            found = _price(prices, by_name[name], even=even)
             if found is not None:
-                price[name] = found
-        if not price:
+                offers[name] = found
+        if not offers:
             return
         # Equal prices are settled by the order of execution.
-        name = min(price, key=lambda name: (price[name][0], position[name]))
-        keep = price[name][1]
-        ledger.take(name, keep)
+        name = min(offers, key=lambda name: (offers[name][0], position[name]))
+        keep = offers[name][1]
+        for book in {id(ledger): ledger, id(prices): prices}.values():
+            book.take(name, keep)
         yield Step(name, keep, ledger.left)
         changed = sharing[name]
 
@@ -238,11 +156,12 @@ def _price(ledger: Ledger, room: Room, *, even: bool) -> tuple[float, int] | Non
 def meet(
     geometry: NetworkGeometry,
     rooms: Sequence[Room],
-    quantity: str,
+    meter: Meter,
     most: float,
     *,
     tolerance: float,
     even: bool,
+    price: Meter | None = None,
 ) -> tuple[dict[str, int], float]:
     """Follow the order of steps until no more than `most` is left.
 
@@ -256,14 +175,16 @@ def meet(
         The whole network.
     rooms : Sequence[Room]
         Groups that may shrink.
-    quantity : str
-        What is limited.
+    meter : Meter
+        Counts what is limited.
     most : float
         What may remain of it.
     tolerance : float
         How far below is near enough, a share of `most`.
     even : bool
         See `steps`.
+    price : Meter | None
+        See `steps`; None: `meter`.
 
     Returns
     -------
@@ -271,10 +192,10 @@ def meet(
         Channels that each of the groups keeps, and what is left then; more than `most` if every
         group is at its floor.
     """
-    ledger = Ledger(geometry, rooms, quantity)
+    ledger = Ledger(geometry, [room.group for room in rooms], meter)
     if ledger.left <= most:
         return ledger.keep, ledger.left
-    for step in steps(geometry, rooms, quantity, even=even):
+    for step in steps(geometry, rooms, meter, price or meter, even=even):
         if step.left > most:
             ledger.take(step.group, step.keep)
             continue

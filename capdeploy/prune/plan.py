@@ -4,81 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from capdeploy.errors import PlanError
-from capdeploy.prune import allocate, translate
+from capdeploy.prune import translate, widths
+from capdeploy.prune.ground import Ground
 from capdeploy.prune.votes import group_scores
-from capdeploy.values.cost import Cost, NetworkGeometry
+from capdeploy.values.budget import Budget
+from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
-from capdeploy.values.plan import Budget, GroupCut, LayerCut, PruningPlan
+from capdeploy.values.plan import GroupCut, PruningPlan
 from capdeploy.values.scores import FilterScores
-
-
-def width_kept(width: int, ratio: float, align: int) -> int:
-    """Say how many of a group's channels remain.
-
-    Parameters
-    ----------
-    width : int
-        Channels of the group.
-    ratio : float
-        Share to drop, [0, 1).
-    align : int
-        The kept width is the nearest multiple of this, at least one multiple, at most `width`.
-
-    Returns
-    -------
-    int
-        1..width; never rises when `ratio` rises.
-
-    Examples
-    --------
-    >>> width_kept(64, 0.75, 8), width_kept(64, 0.90, 8), width_kept(64, 0.0, 8)
-    (16, 8, 64)
-    """
-    if ratio == 0:
-        return width
-    multiple = math.floor(width * (1 - ratio) / align + 0.5) * align
-    return min(width, max(align, multiple))
-
-
-@dataclass(frozen=True)
-class Ground:
-    """All that a plan is drawn on.
-
-    Parameters
-    ----------
-    scores : FilterScores
-        Every filter's score.
-    groups : Sequence[Group]
-        Coupled groups of the head-cut network.
-    geometry : NetworkGeometry
-        Of the head-cut network.
-    head : LayerCut | None
-        The head's own cut, with class ids in output order; None if the head stays.
-    full : Cost
-        Cost of the network before the head was cut.
-    curves : Mapping[str, tuple[float, ...]]
-        Measured harm of losing n channels, n = 0..width, by group; for the allocation
-        ``sensitivity``.
-    whole : Mapping[str, int]
-        Width of each group before any step, if this is a later one; ratios and floors count from
-        there.
-    """
-
-    scores: FilterScores
-    groups: Sequence[Group]
-    geometry: NetworkGeometry
-    head: LayerCut | None
-    full: Cost
-    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    whole: Mapping[str, int] = field(default_factory=dict)
-
-    def width_of(self, group: Group) -> int:
-        """Return what a group had before any step."""
-        return self.whole.get(group.name, group.width)
 
 
 def draw(ground: Ground, budget: Budget) -> PruningPlan:
@@ -105,7 +41,7 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
     groups, geometry = ground.groups, ground.geometry
     first = _first_convolutions(geometry, budget.skip_first)
     reasons = {group.name: _why_whole(group, ground.scores, budget, first) for group in groups}
-    keep = _widths_kept(ground, budget, reasons)
+    keep = widths.kept(ground, budget, reasons)
     cuts = tuple(_cut(group, ground.scores, keep[group.name], reasons, budget) for group in groups)
     prunable = sum(cut.unit * cut.width for cut in cuts)
     removed = prunable - sum(cut.unit * len(cut.kept) for cut in cuts)
@@ -116,9 +52,9 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
             f"{'; '.join(why[:3])}"
         )
     layers = translate.layer_cuts(groups, cuts, geometry, ground.head)
-    widths = translate.widths(layers, geometry, ground.head)
+    left = translate.widths(layers, geometry, ground.head)
     cuts = tuple(
-        translate.costed(group, cut, geometry, widths)
+        translate.costed(group, cut, geometry, left)
         for group, cut in zip(groups, cuts, strict=True)
     )
     return PruningPlan(
@@ -129,98 +65,8 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         realised_ratio=removed / prunable if prunable else 0.0,
         full=ground.full,
         before=geometry.cost(),
-        after=geometry.cost(widths),
+        after=geometry.cost(left),
     )
-
-
-def _widths_kept(
-    ground: Ground, budget: Budget, reasons: Mapping[str, str | None]
-) -> dict[str, int]:
-    """Say how many channels each group keeps."""
-    whole = {group.name: group.width for group in ground.groups}
-    if not budget.cuts:
-        return whole
-    free = [group for group in ground.groups if reasons[group.name] is None]
-    if budget.limit is None and budget.allocation == "uniform" and budget.ratio is not None:
-        wanted = {
-            group.name: width_kept(ground.width_of(group), budget.ratio, align_of(group, budget))
-            for group in free
-        }
-        return whole | {
-            group.name: min(group.width, max(_least(group, ground, budget), wanted[group.name]))
-            for group in free
-        }
-    rooms = [
-        allocate.Room(
-            group,
-            _least(group, ground, budget),
-            align_of(group, budget),
-            _harm(group, ground, budget),
-        )
-        for group in free
-    ]
-    quantity = budget.limit.quantity if budget.limit is not None else "channels"
-    if budget.limit is None:
-        # Channels of groups that cannot shrink are not asked for either.
-        channels = sum(group.unit * ground.width_of(group) for group in free)
-        most, tolerance = channels * (1 - (budget.ratio or 0.0)), 1.0
-    else:
-        whole_cost = allocate.total(ground.geometry, budget)
-        most = budget.limit.most * (whole_cost if budget.limit.share else 1.0)
-        tolerance = budget.tolerance
-    even = budget.allocation == "uniform"
-    keep, left = allocate.meet(
-        ground.geometry, rooms, quantity, most, tolerance=tolerance, even=even
-    )
-    if left > most or left < most * (1 - tolerance):
-        raise PlanError(_missed(budget, ground, reasons, most, left))
-    return whole | keep
-
-
-def _missed(
-    budget: Budget,
-    ground: Ground,
-    reasons: Mapping[str, str | None],
-    most: float,
-    left: float,
-) -> str:
-    """Say why a budget is missed, and what held it up."""
-    unit = budget.limit.quantity if budget.limit is not None else "channels"
-    if left <= most:
-        return (
-            f"{unit} {left:,.0f} is the nearest below the limit of {most:,.0f}, further than "
-            f"{budget.tolerance:.0%}: a single channel weighs more here; raise --tolerance or ask "
-            "for another limit"
-        )
-    blocked = [f"{name} ({reason})" for name, reason in reasons.items() if reason is not None]
-    held = f"; left whole: {', '.join(blocked[:4])}" if blocked else ""
-    more = f" and {len(blocked) - 4} more" if len(blocked) > 4 else ""
-    return (
-        f"the budget of {most:,.0f} {unit} cannot be met: {left:,.0f} remain with every group at "
-        f"its floor (align {budget.align}, floor {budget.floor:g}){held}{more}"
-    )
-
-
-def _least(group: Group, ground: Ground, budget: Budget) -> int:
-    """Say how many channels a group keeps in any case: a multiple of align."""
-    wanted = max(1, len(group.parts()), math.ceil(ground.width_of(group) * budget.floor))
-    align = align_of(group, budget)
-    return min(group.width, -(-wanted // align) * align)
-
-
-def align_of(group: Group, budget: Budget) -> int:
-    """Say how many channels of a group make an aligned step: fewer where each stands for many."""
-    return max(1, math.ceil(budget.align / group.unit))
-
-
-def _harm(group: Group, ground: Ground, budget: Budget) -> tuple[float, ...]:
-    measured = ground.curves.get(group.name)
-    if budget.allocation == "sensitivity" and measured is not None:
-        return measured
-    scores = group_scores(group, ground.scores)
-    if ground.scores.cumulative:
-        return (0.0, *sorted(scores))
-    return allocate.normalised(scores)
 
 
 def _first_convolutions(geometry: NetworkGeometry, count: int) -> frozenset[str]:

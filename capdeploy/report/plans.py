@@ -20,6 +20,7 @@ def plan(drawn: PruningPlan) -> Table:
         f"parameters: {count(before.parameters)} -> {count(after.parameters)} "
         f"({before.parameters / after.parameters:.2f}x fewer), full head "
         f"{count(drawn.full.parameters)}",
+        *((drawn.search.sentence,) if drawn.search is not None else ()),
     )
     return Table(
         f"Plan: {drawn.strategy}, {drawn.budget}, align {drawn.budget.align}",

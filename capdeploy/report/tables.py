@@ -103,6 +103,10 @@ def summary(report: RunReport) -> Table:
         f"accuracy on {first.images} test images of {len(report.classes)} classes, Wilson 95 %; "
         "MACs of convolutions and linear layers, one image",
     ]
+    notes += [
+        f"{metrics.name}, before training: {metrics.search.sentence}"
+        for metrics in report.models if metrics.search is not None
+    ]  # fmt: skip
     if benchmark is not None:
         notes += _benchmark_notes(benchmark)
     elif isinstance(report.benchmark, Skipped):

@@ -12,12 +12,13 @@ from capdeploy.stages.inputs import (
 )
 from capdeploy.stages.inspecting import inspect
 from capdeploy.stages.making import Made, make
-from capdeploy.stages.scoring import cache, ground
+from capdeploy.stages.scoring import ground
+from capdeploy.stages.search import draw
 from capdeploy.stages.training import RECIPE as TRAINING_RECIPE
 from capdeploy.stages.training import train
 
 __all__ = [
-    "TRAINING_RECIPE", "Inputs", "Made", "architecture", "before", "bench", "cache", "dataset_of",
-    "ground", "inspect", "make", "open_inputs", "preprocessing", "reading", "rewrite", "train",
-    "with_classes",
+    "TRAINING_RECIPE", "Inputs", "Made", "architecture", "before", "bench", "dataset_of",
+    "draw", "ground", "inspect", "make", "open_inputs", "preprocessing", "reading",
+    "rewrite", "train", "with_classes",
 ]  # fmt: skip

@@ -9,8 +9,9 @@ from capdeploy.bundle import BASELINE
 from capdeploy.export import pack
 from capdeploy.model import Model
 from capdeploy.progress import Say
-from capdeploy.prune import allocate, apply
+from capdeploy.prune import apply
 from capdeploy.prune import plan as planning
+from capdeploy.prune.ledger import Meter
 from capdeploy.samples import Images, Samples
 from capdeploy.stages import scoring
 from capdeploy.train import batchnorm, evaluate, finetune, imitate
@@ -69,6 +70,7 @@ class Made:
             after=self.plan.after,
             accuracy=before + after,
             training=self.training,
+            search=self.plan.search,
             denormals_flushed=self.exported.denormals_flushed,
             artifact=self.exported.artifact,
         )
@@ -150,7 +152,7 @@ def _stepwise(
     plan, model = start, teacher
     made = Made(name, plan, model)
     whole = {cut.group: cut.width for cut in start.groups}
-    has = allocate.total(teacher.geometry, budget)
+    has = Meter(budget.limit.quantity).whole(teacher.geometry) if budget.limit else 0.0
     for step in range(1, steps + 1):
         say.step(f"step {step} of {steps} of {name}")
         ground = scoring.ground(recipe, model, images, say, head=None, full=drawn.full)

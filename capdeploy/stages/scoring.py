@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from capdeploy import score as room
+from capdeploy import workplace
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.prune import groups, sensitivity
-from capdeploy.prune.plan import Ground
+from capdeploy.prune.ground import Ground
 from capdeploy.samples import Samples
+from capdeploy.stages import latency
 from capdeploy.strategies import STRATEGIES, Watch
 from capdeploy.values.cost import Cost
 from capdeploy.values.plan import LayerCut
@@ -40,7 +39,7 @@ def ground(
     Returns
     -------
     Ground
-        Scores, groups, costs, and measured curves if the allocation needs them.
+        Scores, groups, costs, and measured curves or layer latencies if a budget needs them.
     """
     coupled = groups.find(model)
     shown = images.train.take(recipe.score_images, seed=recipe.seed)
@@ -52,12 +51,18 @@ def ground(
     if recipe.allocation == "sensitivity":
         few = images.train.take(recipe.sensitivity_images, seed=recipe.seed)
         curves = sensitivity.curves(
-            model, coupled, scores, few, batch_size=recipe.batch_size, cache=cache(), say=say
+            model,
+            coupled,
+            scores,
+            few,
+            batch_size=recipe.batch_size,
+            cache=workplace.cache(),
+            say=say,
         )
-    return Ground(scores, coupled, model.geometry, head, full, curves)
-
-
-def cache() -> Path:
-    """Name the folder for what may be computed again; it need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "capdeploy"
+    times = None
+    if any(budget.of_latency for budget in recipe.budgets()):
+        place = latency.place_of(recipe)
+        times = latency.table(
+            model, coupled, place, align=recipe.align, cache=workplace.cache(), say=say
+        )
+    return Ground(scores, coupled, model.geometry, head, full, curves, latency=times)

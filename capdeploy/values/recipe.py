@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.noun import SCHEMA_VERSION, Argument, Noun
-from capdeploy.values.plan import Budget, Limit
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Augmentation = Literal["shift", "flip", "colour"]
@@ -88,8 +88,14 @@ class Recipe(Common):
     max_macs: tuple[str, ...] = Field(default=(), description="50%, 150M, ...")
     max_params: tuple[str, ...] = ()
     max_size: tuple[str, ...] = Field(default=(), description="of the ONNX file: 50%, 2MiB, ...")
+    max_latency: tuple[str, ...] = Field(
+        default=(), description="of one image, measured: 3ms, p90=3ms, 50%"
+    )
+    speedup: tuple[str, ...] = Field(default=(), description="4x the head-cut network's speed")
     tolerance: float = Field(default=0.02, gt=0, le=1, description="how far below a limit is met")
-    allocation: Literal["uniform", "global", "sensitivity"] = "uniform"
+    allocation: Literal["uniform", "global", "sensitivity", "latency"] | None = Field(
+        default=None, description="None: latency for budgets of latency, else uniform"
+    )
     steps: int = Field(default=1, ge=1, le=100, description="score, cut and recover, repeatedly")
     sensitivity_images: int = Field(default=256, ge=2)
     align: int = Field(default=8, ge=1)
@@ -120,6 +126,9 @@ class Recipe(Common):
     runtimes: tuple[str, ...] = Field(default=(), description="() = the profile's")
     devices: tuple[str, ...] = Field(default=(), description="() = the profile's")
     threads: int | None = Field(default=None, ge=1, description="None: the profile's")
+    runtime: str | None = Field(
+        default=None, description="where latency counts; None: the profile's first that runs ONNX"
+    )
     bench: bool = True
     bench_seconds: float = Field(default=3.0, gt=0, description="measuring time of a row")
 
@@ -129,6 +138,8 @@ class Recipe(Common):
             raise ValueError("a ratio is given twice")
         if len(self.budgets()) != len({budget.name for budget in self.budgets()}):
             raise ValueError("a budget is given twice")
+        if self.steps > 1 and (self.max_latency or self.speedup):
+            raise ValueError("a latency is met in one step; leave out steps, or limit the MACs")
         return self
 
     def budgets(self) -> tuple[Budget, ...]:
@@ -140,19 +151,26 @@ class Recipe(Common):
             Ratios ascending, then limits.
         """
         rest = {
-            "tolerance": self.tolerance, "allocation": self.allocation, "align": self.align,
+            "tolerance": self.tolerance, "align": self.align,
             "floor": self.floor, "skip_first": self.skip_first, "protect": self.protect,
             "residual": self.residual,
         }  # fmt: skip
         asked = (
-            ("macs", self.max_macs), ("parameters", self.max_params), ("size", self.max_size)
+            ("macs", self.max_macs), ("parameters", self.max_params), ("size", self.max_size),
+            ("latency", self.max_latency), ("speedup", self.speedup),
         )  # fmt: skip
         limits = [Limit.parse(quantity, text) for quantity, texts in asked for text in texts]
         ratios = self.ratio or (() if limits else (0.5,))
+        usual = self.allocation or "uniform"
         return (
-            *(Budget(ratio=ratio, **rest) for ratio in sorted(ratios)),
-            *(Budget(limit=limit, **rest) for limit in limits),
-        )
+            *(Budget(ratio=ratio, allocation=usual, **rest) for ratio in sorted(ratios)),
+            *(Budget(limit=limit, allocation=self.allocation or _fitting(limit), **rest)
+              for limit in limits),
+        )  # fmt: skip
+
+
+def _fitting(limit: Limit) -> Literal["uniform", "latency"]:
+    return "latency" if limit.quantity == "latency" else "uniform"
 
 
 class TrainRecipe(Common):

@@ -12,6 +12,7 @@ from capdeploy.values.checkpoint import Checkpoint
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import Cost
 from capdeploy.values.environment import Environment
+from capdeploy.values.latency import Search
 from capdeploy.values.noise import Noise
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.profile import Scenario
@@ -57,6 +58,7 @@ class Metrics(Noun):
     after: Cost
     accuracy: tuple[Accuracy, ...] = Field(description="stages in order; the last is the result")
     training: Training | None = None
+    search: Search | None = Field(default=None, description="how a latency budget was met")
     denormals_flushed: int = Field(default=0, ge=0)
     artifact: Artifact
 

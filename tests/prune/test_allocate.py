@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError
 from capdeploy.progress import Quiet
-from capdeploy.prune import allocate, apply, groups, sensitivity, silence, votes
+from capdeploy.prune import apply, groups, ledger, sensitivity, silence, votes
 from capdeploy.prune import plan as planning
+from capdeploy.prune.ground import Ground
 from capdeploy.train import head
-from capdeploy.values.plan import Budget, Limit
+from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.scores import FilterScores, LayerScores
 from capdeploy.zoo import SOURCES
 from tests import nets
@@ -26,7 +27,7 @@ def limit(text, quantity="macs", **rest):
 
 def ground_of(model, scores=None, curves=None):
     narrow = head.cut(model, SUBSET)
-    return planning.Ground(
+    return Ground(
         scores or scores_for(narrow), groups.find(narrow), narrow.geometry,
         head.cut_of(model, SUBSET), model.geometry.cost(), curves or {},
     )  # fmt: skip
@@ -43,7 +44,7 @@ def resnet():
 def had(plan, quantity):
     if quantity == "size":
         layers = 41  # 20 convolutions, 20 normalisations, 1 head
-        return tuple(allocate.size_of(cost, layers) for cost in (plan.before, plan.after))
+        return tuple(ledger.size_of(cost, layers) for cost in (plan.before, plan.after))
     return tuple(getattr(cost, quantity) for cost in (plan.before, plan.after))
 
 

@@ -10,11 +10,13 @@ from torch import nn
 
 from capdeploy import rebuild
 from capdeploy.errors import ArchitectureError, PlanError
-from capdeploy.prune import apply, groups, votes
+from capdeploy.prune import apply, groups, votes, widths
 from capdeploy.prune import plan as planning
+from capdeploy.prune.ground import Ground
 from capdeploy.train import head
+from capdeploy.values.budget import Budget
 from capdeploy.values.checkpoint import Architecture
-from capdeploy.values.plan import Budget, LayerCut, PruningPlan
+from capdeploy.values.plan import LayerCut, PruningPlan
 from capdeploy.values.scores import FilterScores, LayerScores
 from tests import nets
 from tests.conftest import SUBSET, shaken, wrap
@@ -45,7 +47,7 @@ def draw(model, ratio, *, subset=SUBSET, seed=0, **budget):
     narrow = head.cut(model, subset)
     found = groups.find(narrow)
     cost = model.geometry.cost()
-    ground = planning.Ground(
+    ground = Ground(
         scores_for(narrow, seed), found, narrow.geometry, head.cut_of(model, subset), cost
     )
     return narrow, planning.draw(ground, Budget(ratio=ratio, **budget))
@@ -177,7 +179,7 @@ def test_frozen_layers_are_still_found(residual):
 
 @given(ratio=st.floats(0, 0.99), width=st.integers(1, 600), align=st.integers(1, 64))
 def test_width_is_aligned_and_in_range(ratio, width, align):
-    kept = planning.width_kept(width, ratio, align)
+    kept = widths.width_kept(width, ratio, align)
     assert 1 <= kept <= width
     assert kept == width or kept % align == 0
     assert kept >= min(width, align)
@@ -189,7 +191,7 @@ def test_width_is_aligned_and_in_range(ratio, width, align):
 )  # fmt: skip
 def test_width_never_rises_with_the_ratio(low, high, width, align):
     low, high = sorted((low, high))
-    assert planning.width_kept(width, high, align) <= planning.width_kept(width, low, align)
+    assert widths.width_kept(width, high, align) <= widths.width_kept(width, low, align)
 
 
 @given(low=st.floats(0.1, 0.95), high=st.floats(0.1, 0.95), seed=st.integers(0, 50))
@@ -199,7 +201,7 @@ def test_a_larger_drop_never_gives_a_channel_back(low, high, seed):
     torch.manual_seed(0)
     narrow = head.cut(wrap(nets.Residual()), SUBSET)
     found, scores = groups.find(narrow), scores_for(narrow, seed)
-    ground = planning.Ground(scores, found, narrow.geometry, None, narrow.geometry.cost())
+    ground = Ground(scores, found, narrow.geometry, None, narrow.geometry.cost())
     large, small = (planning.draw(ground, Budget(ratio=ratio, align=2)) for ratio in (low, high))
     for more, less in zip(large.groups, small.groups, strict=True):
         assert set(less.kept) <= set(more.kept)

@@ -12,9 +12,10 @@ from capdeploy.errors import ConfigError, PlanError
 from capdeploy.observe.taps import tapped
 from capdeploy.prune import groups
 from capdeploy.prune import plan as planning
+from capdeploy.prune.ground import Ground
 from capdeploy.strategies import STRATEGIES, Consumer, Coupled, Seen, Strategy, Summary, Watch
 from capdeploy.train import head
-from capdeploy.values.plan import Budget
+from capdeploy.values.budget import Budget
 from tests.references import scoring
 
 ALL = STRATEGIES.names()
@@ -239,7 +240,7 @@ def test_ocap_reports_the_nominal_ratio_of_a_width(narrow, digits, kept):
     """Dropping that share of every image's filters, and uniting what is kept, gives the width."""
     images = digits.train.take(30, seed=0)
     judged = score.Judged(narrow, groups.find(narrow), images, None, 30, 0)
-    ground = planning.Ground(
+    ground = Ground(
         score.run("ocap", judged), judged.groups, narrow.geometry, None, narrow.geometry.cost()
     )
     plan = planning.draw(ground, Budget(ratio=1 - kept / 16, align=1))
@@ -346,7 +347,7 @@ def test_a_dead_layer_is_not_scored_and_stays_whole_by_name(narrow, digits):
     judged = score.Judged(narrow, groups.find(narrow), images, None, 12, 0)
     scores = score.run("taylor", judged)
     assert scores.of("conv1") is None
-    ground = planning.Ground(scores, judged.groups, narrow.geometry, None, narrow.geometry.cost())
+    ground = Ground(scores, judged.groups, narrow.geometry, None, narrow.geometry.cost())
     plan = planning.draw(ground, Budget(ratio=0.5))
     reasons = {cut.group: cut.whole_because for cut in plan.left_whole()}
     assert reasons == {"conv1": "taylor does not score it"}

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from capdeploy.errors import ConfigError
 from capdeploy.values.accuracy import Accuracy, ClassAccuracy, wilson
+from capdeploy.values.budget import Budget
 from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.manifest import Manifest
-from capdeploy.values.plan import Budget, GroupCut, LayerCut, PruningPlan
+from capdeploy.values.plan import GroupCut, LayerCut, PruningPlan
 from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import Measured, Metrics, RunReport

@@ -1,0 +1,116 @@
+"""What a network costs at the present widths of its groups, in whatever a budget counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from capdeploy.values.cost import Cost, LayerGeometry, NetworkGeometry
+from capdeploy.values.group import Group
+from capdeploy.values.latency import LatencyTable
+
+NODE_BYTES = 600
+"""What an ONNX graph spends on a layer besides its weights: name, attributes, shapes."""
+
+
+def size_of(cost: Cost, layers: int) -> float:
+    """Estimate the bytes of an ONNX file in single precision."""
+    return 4.0 * cost.parameters + NODE_BYTES * layers
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Counts one quantity of a network.
+
+    Parameters
+    ----------
+    quantity : str
+        ``macs``, ``parameters``, ``size`` (bytes), ``latency`` (ms, estimated from the layers'
+        times) or ``channels`` (of the groups).
+    table : LatencyTable | None
+        The layers' times; only ``latency`` needs them.
+    """
+
+    quantity: str
+    table: LatencyTable | None = None
+
+    def whole(self, geometry: NetworkGeometry) -> float:
+        """Count for a whole network; nothing for ``channels``, which are the groups' own."""
+        if self.quantity == "latency":
+            return sum(
+                self.layer(each, each.out_channels, each.in_channels) for each in geometry.layers
+            )
+        if self.quantity == "size":
+            return size_of(geometry.cost(), len(geometry.layers))
+        return float(getattr(geometry.cost(), self.quantity, 0))
+
+    def layer(self, layer: LayerGeometry, out: float, into: float) -> float:
+        """Count for one layer at some widths."""
+        if self.quantity == "latency":
+            return 0.0 if self.table is None else self.table.of(layer.layer, out, into)
+        cost = layer.cost(round(out), round(out if layer.kind == "depthwise" else into))
+        if self.quantity == "macs":
+            return float(cost.macs)
+        return float(cost.parameters) * (4.0 if self.quantity == "size" else 1.0)
+
+
+class Ledger:
+    """What the network costs at the groups' present widths; only what changes is counted anew.
+
+    Parameters
+    ----------
+    geometry : NetworkGeometry
+        The whole network.
+    groups : Sequence[Group]
+        Its groups that may shrink.
+    meter : Meter
+        What is counted.
+    """
+
+    def __init__(self, geometry: NetworkGeometry, groups: Sequence[Group], meter: Meter) -> None:
+        self._meter = meter
+        self._layers = {layer.layer: layer for layer in geometry.layers}
+        self._widths = {
+            name: [float(layer.out_channels), float(layer.in_channels)]
+            for name, layer in self._layers.items()
+        }
+        self._touch: dict[str, dict[str, list[float]]] = {}
+        for group in groups:
+            touched = self._touch.setdefault(group.name, {})
+            for member in group.members:
+                each = sum(map(len, member.positions)) / group.width
+                side = 0 if member.side == "out" else 1
+                touched.setdefault(member.layer, [0.0, 0.0])[side] += each
+        self.keep = {group.name: group.width for group in groups}
+        self._unit = {group.name: group.unit for group in groups}
+        if meter.quantity == "channels":
+            self.left = float(sum(self._unit[name] * keep for name, keep in self.keep.items()))
+        else:
+            self.left = meter.whole(geometry)
+
+    def touched(self, group: str) -> Iterator[str]:
+        """Name the layers whose cost depends on a group."""
+        return iter(self._touch[group])
+
+    def saving(self, group: str, keep: int) -> float:
+        """Say how much narrowing a group to `keep` channels would save now."""
+        fewer = self.keep[group] - keep
+        if self._meter.quantity == "channels":
+            return float(fewer * self._unit[group])
+        saved = 0.0
+        for name, (out, into) in self._touch[group].items():
+            now_out, now_in = self._widths[name]
+            layer = self._layers.get(name)
+            if layer is not None:
+                saved += self._meter.layer(layer, now_out, now_in)
+                saved -= self._meter.layer(layer, now_out - fewer * out, now_in - fewer * into)
+        return saved
+
+    def take(self, group: str, keep: int) -> None:
+        """Narrow a group."""
+        self.left -= self.saving(group, keep)
+        fewer = self.keep[group] - keep
+        for name, (out, into) in self._touch[group].items():
+            self._widths[name][0] -= fewer * out
+            self._widths[name][1] -= fewer * into
+        self.keep[group] = keep

@@ -1,0 +1,143 @@
+"""How many channels each group keeps to answer a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from capdeploy.errors import PlanError
+from capdeploy.prune import allocate
+from capdeploy.prune.ground import Ground
+from capdeploy.prune.ledger import Meter
+from capdeploy.prune.votes import group_scores
+from capdeploy.values.budget import Budget
+from capdeploy.values.group import Group
+
+
+def width_kept(width: int, ratio: float, align: int) -> int:
+    """Say how many of a group's channels remain.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the group.
+    ratio : float
+        Share to drop, [0, 1).
+    align : int
+        The kept width is the nearest multiple of this, at least one multiple, at most `width`.
+
+    Returns
+    -------
+    int
+        1..width; never rises when `ratio` rises.
+
+    Examples
+    --------
+    >>> width_kept(64, 0.75, 8), width_kept(64, 0.90, 8), width_kept(64, 0.0, 8)
+    (16, 8, 64)
+    """
+    if ratio == 0:
+        return width
+    multiple = math.floor(width * (1 - ratio) / align + 0.5) * align
+    return min(width, max(align, multiple))
+
+
+def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> dict[str, int]:
+    """Say how many channels each group keeps."""
+    whole = {group.name: group.width for group in ground.groups}
+    if not budget.cuts:
+        return whole
+    free = [group for group in ground.groups if reasons[group.name] is None]
+    if budget.limit is None and budget.allocation == "uniform" and budget.ratio is not None:
+        wanted = {
+            group.name: width_kept(ground.width_of(group), budget.ratio, align_of(group, budget))
+            for group in free
+        }
+        return whole | {
+            group.name: min(group.width, max(_least(group, ground, budget), wanted[group.name]))
+            for group in free
+        }
+    rooms = [
+        allocate.Room(
+            group,
+            _least(group, ground, budget),
+            align_of(group, budget),
+            _harm(group, ground, budget),
+        )
+        for group in free
+    ]
+    meter = ground.meter(budget.limit.quantity if budget.limit is not None else "channels")
+    if budget.limit is None:
+        # Channels of groups that cannot shrink are not asked for either.
+        channels = sum(group.unit * ground.width_of(group) for group in free)
+        most, tolerance = channels * (1 - (budget.ratio or 0.0)), 1.0
+    else:
+        whole_cost = meter.whole(ground.geometry)
+        most = budget.limit.most * (whole_cost if budget.limit.share else 1.0)
+        # A latency is only estimated here; whether it is met, measuring tells.
+        tolerance = 1.0 if meter.quantity == "latency" else budget.tolerance
+    keep, left = allocate.meet(
+        ground.geometry, rooms, meter, most, tolerance=tolerance,
+        even=budget.allocation == "uniform", price=_price(ground, budget),
+    )  # fmt: skip
+    if meter.quantity != "latency" and not most * (1 - tolerance) <= left <= most:
+        raise PlanError(_missed(budget, ground, reasons, most, left))
+    return whole | keep
+
+
+def _price(ground: Ground, budget: Budget) -> Meter | None:
+    """Say what a step has to save: latency if asked, else what is limited, or what stands for it.
+
+    MACs stand for the latency under every other allocation.
+    """
+    if budget.allocation == "latency":
+        return ground.meter("latency")
+    if budget.limit is not None and budget.limit.quantity == "latency":
+        return ground.meter("macs")
+    return None
+
+
+def _missed(
+    budget: Budget,
+    ground: Ground,
+    reasons: Mapping[str, str | None],
+    most: float,
+    left: float,
+) -> str:
+    """Say why a budget is missed, and what held it up."""
+    unit = budget.limit.quantity if budget.limit is not None else "channels"
+    if left <= most:
+        return (
+            f"{unit} {left:,.0f} is the nearest below the limit of {most:,.0f}, further than "
+            f"{budget.tolerance:.0%}: a single channel weighs more here; raise --tolerance or ask "
+            "for another limit"
+        )
+    blocked = [f"{name} ({reason})" for name, reason in reasons.items() if reason is not None]
+    held = f"; left whole: {', '.join(blocked[:4])}" if blocked else ""
+    more = f" and {len(blocked) - 4} more" if len(blocked) > 4 else ""
+    return (
+        f"the budget of {most:,.0f} {unit} cannot be met: {left:,.0f} remain with every group at "
+        f"its floor (align {budget.align}, floor {budget.floor:g}){held}{more}"
+    )
+
+
+def _least(group: Group, ground: Ground, budget: Budget) -> int:
+    """Say how many channels a group keeps in any case: a multiple of align."""
+    wanted = max(1, len(group.parts()), math.ceil(ground.width_of(group) * budget.floor))
+    align = align_of(group, budget)
+    return min(group.width, -(-wanted // align) * align)
+
+
+def align_of(group: Group, budget: Budget) -> int:
+    """Say how many channels of a group make an aligned step: fewer where each stands for many."""
+    return max(1, math.ceil(budget.align / group.unit))
+
+
+def _harm(group: Group, ground: Ground, budget: Budget) -> tuple[float, ...]:
+    measured = ground.curves.get(group.name)
+    if budget.allocation == "sensitivity" and measured is not None:
+        return measured
+    scores = group_scores(group, ground.scores)
+    if ground.scores.cumulative:
+        return (0.0, *sorted(scores))
+    return allocate.normalised(scores)

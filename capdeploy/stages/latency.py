@@ -1,0 +1,250 @@
+"""The table of a network's layer latencies by width: probes built, timed, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from capdeploy import recipes, workplace
+from capdeploy.bench import environment, layers
+from capdeploy.errors import ConfigError
+from capdeploy.export import probes
+from capdeploy.model import Model
+from capdeploy.observe.shapes import shapes
+from capdeploy.progress import Say
+from capdeploy.runtimes import RUNTIMES
+from capdeploy.values.group import Group
+from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
+from capdeploy.values.recipe import Recipe
+
+LEVELS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Shares of a layer's width that are timed; between them the times are interpolated."""
+LEAST_MS = 1e-4  # a difference of two measured times can come out below zero
+CHAIN = 17
+MOST_EVICTED = 1 << 26  # bytes; beyond the last cache of most machines
+WEIGHTS_AT_ONCE = 1 << 26  # probes of so many weights are written and opened together
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where latency counts.
+
+    Parameters
+    ----------
+    runtime : str
+        A runtime of graphs.
+    device : str
+        One of its devices.
+    threads : int
+        Of the runtime.
+    """
+
+    runtime: str
+    device: str
+    threads: int
+
+
+def place_of(recipe: Recipe) -> Place:
+    """Say where latency counts for a recipe.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Names a runtime, or a profile that does.
+
+    Returns
+    -------
+    Place
+        The recipe's runtime or the first of the profile's that runs ONNX graphs, on its first
+        device.
+
+    Raises
+    ------
+    ConfigError
+        If that runtime is unknown or runs no graphs, or the profile has none that does.
+    """
+    profile = recipes.profile_of(recipe)
+    wanted = (recipe.runtime,) if recipe.runtime is not None else profile.runtime.runtimes
+    for name in wanted:
+        shelf = RUNTIMES.load(name)
+        devices = [device for device in profile.runtime.devices if device in shelf.supports]
+        if not shelf.needs_bundle and devices:
+            return Place(name, devices[0], profile.runtime.threads)
+    raise ConfigError(
+        f"a latency cannot be searched in {', '.join(wanted)} on "
+        f"{', '.join(profile.runtime.devices)}: give a --runtime that runs ONNX graphs there "
+        "(onnxruntime, openvino)"
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The widths at which one kind of layer is timed."""
+
+    shape: LayerShape
+    outs: tuple[int, ...]
+    ins: tuple[int, ...]
+
+    def weights(self) -> int:
+        """Count the weights of all its probes."""
+        kernel = self.shape.kernel[0] * self.shape.kernel[1]
+        return kernel * sum(self.outs) * sum(self.ins)
+
+
+def table(
+    model: Model, groups: Sequence[Group], place: Place, *, align: int, cache: Path, say: Say
+) -> LatencyTable:
+    """Time every layer of a network at every width, or read what an earlier run has timed.
+
+    Parameters
+    ----------
+    model : Model
+        The head-cut network.
+    groups : Sequence[Group]
+        Its groups; layers outside of them are timed as they are.
+    place : Place
+        Runtime, device and threads.
+    align : int
+        Timed widths are multiples of this.
+    cache : Path
+        Folder for the times; they hold for one kind of machine and one version of the runtime.
+    say : Say
+        Hears of the progress.
+
+    Returns
+    -------
+    LatencyTable
+        Milliseconds for one image.
+
+    Raises
+    ------
+    StepFailedError
+        If the probes cannot be timed.
+    MissingError
+        If runtime or device are not here.
+    """
+    free = {
+        (member.layer, member.side)
+        for group in groups if group.obstacle is None
+        for member in group.members
+    }  # fmt: skip
+    found = shapes(model.module, model.trace.filters, model.example(1))
+    grids: dict[str, Grid] = {}
+    for layer in model.geometry.layers:
+        if layer.layer not in found:
+            continue
+        shape = found[layer.layer][0]
+        outs = _widths(layer.out_channels, align, whole=(layer.layer, "out") not in free)
+        ins = _widths(layer.in_channels, align, whole=(layer.layer, "in") not in free)
+        if shape.block is not None:
+            outs = tuple(sorted({max(1, out // shape.block[0]) * shape.block[0] for out in outs}))
+            ins = (layer.in_channels,)
+        grids[layer.layer] = Grid(shape, outs, ins)
+    wanted = list(dict.fromkeys(grids.values()))
+    evict = min(MOST_EVICTED, 4 * model.geometry.cost().parameters)
+    start, timed = _timed(wanted, place, evict, cache, say)
+    times = dict(zip(wanted, timed, strict=True))
+    return LatencyTable(
+        runtime=place.runtime, device=place.device, threads=place.threads, start_ms=start,
+        layers={name: _called(times[grid], found[name][1]) for name, grid in grids.items()},
+    )  # fmt: skip
+
+
+def _called(times: WidthTimes, calls: int) -> WidthTimes:
+    rows = tuple(tuple(value * calls for value in row) for row in times.ms)
+    return times.model_copy(update={"ms": rows})
+
+
+def _widths(width: int, align: int, *, whole: bool) -> tuple[int, ...]:
+    if whole:
+        return (width,)
+    wanted = {max(align, round(width * level / align) * align) for level in LEVELS}
+    return tuple(sorted({min(width, each) for each in wanted} | {width}))
+
+
+def _timed(
+    grids: Sequence[Grid], place: Place, evict: int, cache: Path, say: Say
+) -> tuple[float, list[WidthTimes]]:
+    """Read or measure what starting a layer costs, and the times of every grid."""
+    here = environment.read().fingerprint
+    text = json.dumps([here, repr(place), evict, [repr(grid) for grid in grids]])
+    file = cache / f"latency-{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+    if file.is_file():
+        stored = json.loads(file.read_text())
+        return stored["start_ms"], [WidthTimes.model_validate(row) for row in stored["layers"]]
+    say.step(f"time {len(grids)} kinds of layers in {place.runtime}, {place.threads} thread(s)")
+    with tempfile.TemporaryDirectory(prefix="capdeploy-layers-") as folder:
+        start = _start_ms(Path(folder), place)
+        times: list[WidthTimes] = []
+        for part in _parts(grids):
+            times += _measured(part, Path(folder), place, evict)
+            say.advance(len(times), len(grids), "layers")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    document = {"start_ms": start, "layers": [each.model_dump(mode="json") for each in times]}
+    workplace.write_file(file, json.dumps(document), force=True)
+    return start, times
+
+
+def _parts(grids: Sequence[Grid]) -> list[list[Grid]]:
+    """Deal the grids out, so that never too many weights lie on the disk and in memory at once."""
+    parts: list[list[Grid]] = []
+    load = WEIGHTS_AT_ONCE + 1
+    for grid in grids:
+        if load + grid.weights() > WEIGHTS_AT_ONCE:
+            parts.append([])
+            load = 0
+        parts[-1].append(grid)
+        load += grid.weights()
+    return parts
+
+
+def _start_ms(folder: Path, place: Place) -> float:
+    files = [folder / "chain-1.onnx", folder / f"chain-{CHAIN}.onnx"]
+    for file, operators in zip(files, (1, CHAIN), strict=True):
+        probes.chain(operators, file)
+    ((one, many),) = layers.times([files], **vars(place), evict=0)
+    return max(0.0, (many - one) / (CHAIN - 1))
+
+
+def _measured(grids: Sequence[Grid], folder: Path, place: Place, evict: int) -> list[WidthTimes]:
+    """Time the probes of some grids in one process; what lies around the layer is taken off."""
+    rows: list[list[Path]] = []
+    for number, grid in enumerate(grids):
+        row: list[Path] = []
+        for into in grid.ins:
+            for out in (None, *grid.outs):
+                row.append(folder / f"layer-{number}-{into}-{out}.onnx")
+                probes.layer(grid.shape, out, _inputs(grid, out, into), row[-1])
+        rows.append(row)
+    found = layers.times(rows, **vars(place), evict=evict)
+    for path in (path for row in rows for path in row):
+        path.unlink()
+    return [_differences(grid, ms) for grid, ms in zip(grids, found, strict=True)]
+
+
+def _inputs(grid: Grid, out: int | None, into: int) -> int:
+    """Say how wide the input is: that of a grouped convolution follows its output."""
+    block = grid.shape.block
+    if block is None:
+        return into
+    return (out or max(grid.outs)) // block[0] * block[1]
+
+
+def _differences(grid: Grid, ms: Sequence[float]) -> WidthTimes:
+    each = len(grid.outs) + 1
+    columns = [ms[at : at + each] for at in range(0, len(ms), each)]
+    rows = tuple(
+        tuple(max(LEAST_MS, column[1 + place] - _around(grid, column[0], out))
+              for column in columns)
+        for place, out in enumerate(grid.outs)
+    )  # fmt: skip
+    return WidthTimes(shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, ms=rows)
+
+
+def _around(grid: Grid, whole: float, out: int) -> float:
+    """Tell what the rest of a probe costs; that of a grouped convolution shrinks with it."""
+    return whole if grid.shape.block is None else whole * out / max(grid.outs)

@@ -1,0 +1,161 @@
+"""Meets a latency budget: measures candidates on both sides of it until one fits."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from capdeploy import workplace
+from capdeploy.errors import BudgetError
+from capdeploy.model import Model
+from capdeploy.progress import Say
+from capdeploy.prune import plan as planning
+from capdeploy.prune.ground import Ground
+from capdeploy.stages import latency
+from capdeploy.stages.hunt import MOST, TOLERANCE, Hunt, Point
+from capdeploy.stages.latency import Place
+from capdeploy.values.budget import Budget
+from capdeploy.values.plan import PruningPlan
+from capdeploy.values.recipe import Recipe
+
+
+def draw(
+    recipe: Recipe, full: Model, ground: Ground, start: PruningPlan, budget: Budget, say: Say
+) -> PruningPlan:
+    """Answer a budget: latencies by a search, everything else by reckoning.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Says where latency counts.
+    full : Model
+        The network as it came.
+    ground : Ground
+        What plans are drawn on.
+    start : PruningPlan
+        Cuts the head alone.
+    budget : Budget
+        What is to be met.
+    say : Say
+        Hears of candidates.
+
+    Returns
+    -------
+    PruningPlan
+        The plan.
+    """
+    if budget.limit is None or budget.limit.quantity != "latency":
+        return planning.draw(ground, budget)
+    place = latency.place_of(recipe)
+    return meet(full, ground, start, budget, place, cache=workplace.cache(), say=say)
+
+
+def meet(
+    full: Model,
+    ground: Ground,
+    start: PruningPlan,
+    budget: Budget,
+    place: Place,
+    *,
+    cache: Path,
+    say: Say,
+) -> PruningPlan:
+    """Find the largest network of an order of cuts that meets a latency budget.
+
+    Candidates lie on one line: the order in which the allocation gives channels up. The layers'
+    times say where on it to look first; then measurements on both sides of the budget narrow it
+    down, at most twelve.
+
+    Parameters
+    ----------
+    full : Model
+        The network as it came.
+    ground : Ground
+        Scores, groups, costs and layer latencies.
+    start : PruningPlan
+        Cuts the head alone.
+    budget : Budget
+        A limit of latency.
+    place : Place
+        Where latency counts.
+    cache : Path
+        Folder in which measurements are kept.
+    say : Say
+        Hears of every candidate.
+
+    Returns
+    -------
+    PruningPlan
+        A plan measured at most 3 % below the budget, or the nearest below where widths are too
+        coarse for that; it carries its search.
+
+    Raises
+    ------
+    BudgetError
+        If the smallest network that can be cut is still too slow.
+    """
+    say.step(
+        f"search {budget.name} in {place.runtime} on {place.device}, {place.threads} thread(s)"
+    )
+    with tempfile.TemporaryDirectory(prefix="capdeploy-search-") as folder:
+        hunt = Hunt(full, ground, budget, place, Path(folder), cache, say)
+        hunt.begin(start)
+        if hunt.most_ms >= hunt.base_ms:
+            say.note(f"the head-cut network takes {hunt.base_ms:.3g} ms: nothing has to go")
+            hunt.try_out(start.model_copy(update={"budget": budget}))
+            return hunt.record(hunt.points[0])
+        best = narrow_down(hunt)
+    short = 1 - best.trial.measured_ms / hunt.most_ms
+    if short > TOLERANCE:
+        say.note(f"{budget.name}: no candidate lies nearer than {short:.0%} below the budget")
+    return hunt.record(best)
+
+
+def narrow_down(hunt: Hunt) -> Point:
+    """Measure candidates between one that fits and one that does not, by regula falsi."""
+    slow = (hunt.whole, hunt.base_ms)
+    fast: Point | None = None
+    aim = hunt.most_ms * (1 - TOLERANCE / 2)
+    target = hunt.whole * aim / hunt.base_ms
+    for turn in range(MOST):
+        known = len(hunt.points)
+        point = hunt.try_out(hunt.draw(target))
+        if hunt.near(point):
+            return point
+        if len(hunt.points) == known and turn > 0:
+            # Widths are coarse: between the two sides lies no other network.
+            if fast is not None:
+                return fast
+            return smallest(hunt)
+        if hunt.fits(point):
+            fast = point
+        else:
+            slow = (point.estimate, point.trial.measured_ms)
+        target = _between(slow, fast, aim)
+    return fast or smallest(hunt)
+
+
+def _between(slow: tuple[float, float], fast: Point | None, aim: float) -> float:
+    """Say where to look next: on the line through both sides, never too near to either."""
+    if fast is None:
+        return slow[0] * min(0.985, aim / slow[1])
+    low, high = fast.estimate, slow[0]
+    rise = slow[1] - fast.trial.measured_ms
+    share = (aim - fast.trial.measured_ms) / rise if rise > 0 else 0.5
+    return low + (high - low) * min(0.9, max(0.1, share))
+
+
+def smallest(hunt: Hunt) -> Point:
+    """Try the narrowest network of all; if that is too slow, say why."""
+    point = hunt.try_out(hunt.draw(0.0))
+    if hunt.fits(point):
+        return point
+    trial, table = point.trial, hunt.ground.latency
+    layers = 0 if table is None else len(table.layers)
+    start = 0.0 if table is None else min(table.start_ms * layers, trial.measured_ms)
+    raise BudgetError(
+        f"{hunt.budget.name} cannot be met: the fastest network that can be cut takes "
+        f"{trial.measured_ms:.3g} ms in {hunt.place.runtime} ({trial.macs / 1e6:.3g} M MACs), the "
+        f"budget is {hunt.most_ms:.3g} ms; about {start:.2g} ms of it is starting {layers} layers; "
+        "ask for less, or lower --align and --floor"
+    )

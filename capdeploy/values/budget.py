@@ -1,0 +1,191 @@
+"""What to remove: what was asked for, and what to leave alone."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from capdeploy.values.noun import Noun
+
+
+class Limit(Noun):
+    """The most that a compressed network may have of something."""
+
+    quantity: Literal["macs", "parameters", "size", "latency"] = Field(
+        description="size: bytes of ONNX, fp32; latency: ms of one image, measured"
+    )
+    most: float = Field(gt=0, description="a count, or a share of the head-cut network's")
+    share: bool = Field(description="whether `most` is a share, (0, 1]")
+    percentile: Literal[50, 90] = Field(default=50, description="of the latency")
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        if self.share and self.most > 1:
+            raise ValueError(f"{self.most:.0%} of the network is more than there is")
+        return self
+
+    @classmethod
+    def parse(cls, quantity: str, text: str) -> Limit:
+        """Read what a user wrote.
+
+        Parameters
+        ----------
+        quantity : str
+            ``macs``, ``parameters``, ``size``, ``latency`` or ``speedup``.
+        text : str
+            ``50%``, or a number with k, M, G (powers of ten) or KiB, MiB, GiB behind it; of a
+            latency ``50%``, ``3ms`` or ``p90=3ms``; of a speed-up ``4x``.
+
+        Returns
+        -------
+        Limit
+            The limit.
+
+        Raises
+        ------
+        ValueError
+            If the text is neither.
+
+        Examples
+        --------
+        >>> Limit.parse("macs", "50%").most, Limit.parse("size", "2MiB").most
+        (0.5, 2097152.0)
+        >>> Limit.parse("latency", "p90=3ms").percentile, Limit.parse("speedup", "4x").most
+        (90, 0.25)
+        """
+        if quantity in ("latency", "speedup"):
+            return cls.from_plain(_time(quantity, text), source=f"{quantity} {text}")
+        found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*(%|[kMG]i?B?|B)?\s*", text)
+        if found is None:
+            raise ValueError(f"'{text}' is not a limit; expected 50%, 150M, 2.5MiB or the like")
+        unit = found[2] or ""
+        power = {"": 0, "B": 0, "%": 0, "k": 1, "K": 1, "M": 2, "G": 3}[unit[:1]]
+        scale = (1024 if "i" in unit else 1000) ** power
+        number = float(found[1]) * (0.01 if unit == "%" else scale)
+        return cls.from_plain(
+            {"quantity": quantity, "most": number, "share": unit == "%"}, source=f"limit {text}"
+        )
+
+    def __str__(self) -> str:
+        if self.quantity == "latency":
+            most = f"{self.most:.4g} of the head-cut network" if self.share else f"{self.most:g} ms"
+            return f"p{self.percentile} latency <= {most}"
+        return f"{self.quantity} <= " + (
+            f"{self.most:.4g}" if not self.share else f"{self.most:.4g} of the head-cut network"
+        )
+
+
+def _time(quantity: str, text: str) -> dict[str, object]:
+    """Read a latency or a speed-up."""
+    pattern, example = (
+        (r"(?:(p50|p90)=)?([0-9.]+)(%|us|ms|s)", "3ms, p90=3ms or 50%")
+        if quantity == "latency"
+        else (r"()([0-9.]+)(x)", "4x")
+    )
+    found = re.fullmatch(pattern, text.strip())
+    if found is None or float(found[2].count(".") > 1) or float(found[2]) == 0:
+        raise ValueError(f"'{text}' is not a {quantity}; expected {example}")
+    number = float(found[2])
+    scale = {"%": 0.01, "us": 1e-3, "ms": 1.0, "s": 1e3, "x": 1.0}[found[3]]
+    most = 1 / number if found[3] == "x" else number * scale
+    percentile = int((found[1] or "p50")[1:])
+    return {
+        "quantity": "latency", "most": most, "share": found[3] in "%x", "percentile": percentile,
+    }  # fmt: skip
+
+
+class Budget(Noun):
+    """How much to remove, and what to leave alone."""
+
+    ratio: float | None = Field(
+        default=None, description="share of the filters of the prunable groups to drop, [0, 1)"
+    )
+    limit: Limit | None = Field(default=None, description="instead of a ratio")
+    tolerance: float = Field(
+        default=0.02, gt=0, le=1, description="how far below the limit is near enough, a share"
+    )
+    allocation: Literal["uniform", "global", "sensitivity", "latency"] = Field(
+        default="uniform",
+        description="uniform: the same share of every group; global: where the scores lose least; "
+        "sensitivity: where the measured loss grows least; latency: where they lose least for the "
+        "time that is saved",
+    )
+    align: int = Field(default=8, ge=1, description="kept widths are multiples of this")
+    floor: float = Field(default=0.0, ge=0, lt=1, description="share that every group keeps")
+    skip_first: int = Field(default=0, ge=0, description="first convolutions left whole")
+    protect: tuple[str, ...] = Field(default=(), description="layer name patterns (fnmatch)")
+    residual: Literal["keep", "prune"] = Field(
+        default="prune", description="keep: layers that feed a residual add stay whole"
+    )
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        if (self.ratio is None) == (self.limit is None):
+            raise ValueError("a budget is either a ratio or a limit")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise ValueError(
+                f"ratio {self.ratio:g} is outside [0, 1): 0 cuts the head alone, "
+                "0.75 drops three quarters of the filters, 1 would leave nothing"
+            )
+        return self
+
+    def part(self, step: int, steps: int, has: float) -> Budget:
+        """Give the budget of one of several steps that each keep the same share of the last.
+
+        Parameters
+        ----------
+        step : int
+            1..steps; the last one is the budget itself, in absolute terms.
+        steps : int
+            How many.
+        has : float
+            What the whole network has of what is limited; unused for a ratio.
+
+        Returns
+        -------
+        Budget
+            Limits of earlier steps are met within any distance.
+        """
+        share = step / steps
+        if self.limit is None:
+            ratio = self.ratio or 0.0
+            between = ratio if step == steps else 1 - (1 - ratio) ** share
+            return self.model_copy(update={"ratio": between})
+        most = self.limit.most * has if self.limit.share else self.limit.most
+        part = Limit(quantity=self.limit.quantity, most=has * (most / has) ** share, share=False)
+        tolerance = self.tolerance if step == steps else 1.0
+        return self.model_copy(update={"limit": part, "tolerance": tolerance})
+
+    @property
+    def name(self) -> str:
+        """What a bundle made for it is called: ``ratio-0.75``, ``macs-50pct``, ``size-2M``."""
+        if self.limit is None:
+            return f"ratio-{self.ratio:g}"
+        most = self.limit.most
+        if self.limit.quantity == "latency":
+            tail = "" if self.limit.percentile == 50 else f"p{self.limit.percentile}-"
+            size = f"{most * 100:.4g}pct" if self.limit.share else f"{most:g}ms"
+            return f"latency-{tail}{size}"
+        if self.limit.share:
+            return f"{self.limit.quantity}-{most * 100:g}pct"
+        for unit, step in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+            if most >= step:
+                return f"{self.limit.quantity}-{most / step:.4g}{unit}"
+        return f"{self.limit.quantity}-{most:g}"
+
+    @property
+    def of_latency(self) -> bool:
+        """Whether the layers' times are needed to plan for it."""
+        limited = self.limit is not None and self.limit.quantity == "latency"
+        return limited or self.allocation == "latency"
+
+    @property
+    def cuts(self) -> bool:
+        """Whether anything is to be removed."""
+        return self.ratio != 0
+
+    def __str__(self) -> str:
+        wish = f"ratio {self.ratio:g}" if self.limit is None else str(self.limit)
+        return f"{wish}, {self.allocation}"

@@ -1,0 +1,140 @@
+"""How long a network's layers take at each width, and how a latency budget was met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from capdeploy.values.noun import SCHEMA_VERSION, Noun
+
+Pair = tuple[int, int]
+
+
+class LayerShape(Noun):
+    """How a layer runs, its widths apart."""
+
+    kind: Literal["conv", "linear"]
+    height: int = Field(gt=0, description="rows of its input")
+    width: int = Field(gt=0, description="columns of its input")
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    pads: tuple[int, int, int, int] = Field(default=(0, 0, 0, 0), description="as ONNX: t, l, b, r")
+    block: Pair | None = Field(
+        default=None, description="outputs and inputs of one convolution group; None: one group"
+    )
+
+
+class WidthTimes(Noun):
+    """One layer's times on a grid of widths."""
+
+    shape: LayerShape
+    out_channels: tuple[int, ...] = Field(min_length=1, description="ascending")
+    in_channels: tuple[int, ...] = Field(
+        min_length=1, description="ascending; a single one where the inputs follow the outputs"
+    )
+    ms: tuple[tuple[float, ...], ...] = Field(description="a row for each number of outputs")
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        if len(self.ms) != len(self.out_channels) or any(
+            len(row) != len(self.in_channels) for row in self.ms
+        ):
+            raise ValueError("the times do not fit the widths")
+        return self
+
+    def at(self, out_channels: float, in_channels: float) -> float:
+        """Interpolate the time at some widths, in ms.
+
+        Parameters
+        ----------
+        out_channels : float
+            Output channels; beyond the grid, its edge counts.
+        in_channels : float
+            Input channels, likewise.
+
+        Returns
+        -------
+        float
+            Bilinear between the measured widths.
+
+        Examples
+        --------
+        >>> times = WidthTimes(shape=LayerShape(kind="conv", height=1, width=1),
+        ...                    out_channels=(8, 16), in_channels=(8,), ms=((1.0,), (3.0,)))
+        >>> times.at(12, 8), times.at(4, 8)
+        (2.0, 1.0)
+        """
+        rows = [_between(in_channels, self.in_channels, row) for row in self.ms]
+        return _between(out_channels, self.out_channels, rows)
+
+
+def _between(at: float, grid: Sequence[float], values: Sequence[float]) -> float:
+    return values[0] if len(grid) == 1 else float(np.interp(at, grid, values))
+
+
+class LatencyTable(Noun):
+    """Every layer of a network at every width, in one runtime on one machine.
+
+    It leaves out what is no convolution and no linear layer; `Search` brings its sums to the scale
+    of the whole network.
+    """
+
+    runtime: str
+    device: str
+    threads: int = Field(ge=1)
+    start_ms: float = Field(ge=0, description="what starting one layer costs")
+    layers: dict[str, WidthTimes]
+
+    def of(self, layer: str, out_channels: float, in_channels: float) -> float:
+        """Estimate a layer's time at some widths, in ms; 0 for layers that are not in the table."""
+        times = self.layers.get(layer)
+        return 0.0 if times is None else times.at(out_channels, in_channels)
+
+
+class Trial(Noun):
+    """One candidate that was built and measured."""
+
+    macs: int = Field(ge=0)
+    parameters: int = Field(ge=0)
+    estimated_ms: float = Field(ge=0, description="from the layers' times")
+    measured_ms: float = Field(gt=0)
+    cached: bool = Field(default=False, description="measured by an earlier run on this machine")
+
+
+class Search(Noun):
+    """How a latency budget was met: candidates, measured against the head-cut network in turns."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    runtime: str
+    device: str
+    threads: int = Field(ge=1)
+    percentile: float = Field(gt=0, lt=100)
+    budget_ms: float = Field(gt=0)
+    base_ms: float = Field(gt=0, description="of the head-cut network")
+    trials: tuple[Trial, ...] = Field(min_length=1)
+    chosen: int = Field(ge=0, description="position among the trials")
+
+    @property
+    def result(self) -> Trial:
+        """The candidate that was taken."""
+        return self.trials[self.chosen]
+
+    @property
+    def estimate_error(self) -> float:
+        """How far the estimate was from the measurement, as a share of the latter."""
+        return self.result.estimated_ms / self.result.measured_ms - 1
+
+    @property
+    def sentence(self) -> str:
+        """What was asked, estimated and measured, in one line."""
+        found = self.result
+        return (
+            f"p{self.percentile:g} latency in {self.runtime} on {self.device}, {self.threads} "
+            f"thread(s): {found.measured_ms:.3g} ms measured, budget {self.budget_ms:.3g} ms, "
+            f"estimated {found.estimated_ms:.3g} ms ({self.estimate_error:+.0%}), head cut "
+            f"{self.base_ms:.3g} ms; {len(self.trials)} candidate(s) tried"
+        )

@@ -1,0 +1,189 @@
+"""A latency budget is met by measuring; where it cannot be met, it is said why."""
+
+import json
+
+import pytest
+import torch
+
+from capdeploy import pipeline
+from capdeploy.cli import main
+from capdeploy.errors import BudgetError
+from capdeploy.progress import Quiet
+from capdeploy.prune import groups
+from capdeploy.prune import plan as planning
+from capdeploy.prune.ground import Ground
+from capdeploy.prune.ledger import Meter
+from capdeploy.stages import hunt as hunts
+from capdeploy.stages import latency, search
+from capdeploy.train import head
+from capdeploy.values.budget import Budget, Limit
+from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
+from tests import nets
+from tests.conftest import SUBSET, recipe, shaken, wrap
+from tests.prune.test_groups_and_cut import scores_for
+from tests.street.test_street import base, capdeploy
+
+PLACE = latency.Place("onnxruntime", "cpu", 1)
+
+
+def table_of(geometry, each):
+    """A table in which a layer takes what `each` says of its outputs and inputs."""
+    rows = {}
+    for layer in geometry.layers:
+        if layer.kind == "norm":
+            continue
+        outs = tuple(range(1, layer.out_channels + 1))
+        ins = tuple(range(1, layer.in_channels + 1)) if layer.kind != "depthwise" else (1,)
+        ms = tuple(tuple(each(layer, out, into) for into in ins) for out in outs)
+        rows[layer.layer] = WidthTimes(
+            shape=LayerShape(kind="conv", height=1, width=1), out_channels=outs, in_channels=ins,
+            ms=ms,
+        )  # fmt: skip
+    return LatencyTable(runtime="onnxruntime", device="cpu", threads=1, start_ms=0.001, layers=rows)
+
+
+@pytest.fixture(scope="module")
+def ground():
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Residual()), "tests.nets:Residual")
+    narrow = head.cut(model, SUBSET)
+    macs = table_of(narrow.geometry, lambda layer, out, into: layer.cost(out, into).macs / 1e6)
+    return model, Ground(
+        scores_for(narrow), groups.find(narrow), narrow.geometry, head.cut_of(model, SUBSET),
+        model.geometry.cost(), latency=macs,
+    )  # fmt: skip
+
+
+def of_latency(text, **rest):
+    return Budget(limit=Limit.parse("latency", text), **rest)
+
+
+def test_where_time_is_macs_latency_cuts_what_global_cuts(ground):
+    _, drawn_on = ground
+    for share in ("80%", "50%", "30%"):
+        timed = planning.draw(drawn_on, of_latency(share, allocation="latency", align=2))
+        counted = planning.draw(drawn_on, of_latency(share, allocation="global", align=2))
+        assert timed.layers == counted.layers
+
+
+def test_latency_cuts_where_time_goes_and_not_where_macs_go(ground):
+    _, drawn_on = ground
+    slow = drawn_on.groups[0].makers[0]
+    times = table_of(
+        drawn_on.geometry,
+        lambda layer, out, into: out * (100.0 if layer.layer == slow else 1.0),
+    )
+    timed = Ground(
+        drawn_on.scores, drawn_on.groups, drawn_on.geometry, drawn_on.head, drawn_on.full,
+        latency=times,
+    )  # fmt: skip
+    plan = planning.draw(timed, of_latency("70%", allocation="latency", align=2))
+    kept = {cut.group: len(cut.kept) / cut.width for cut in plan.groups}
+    assert kept[drawn_on.groups[0].name] == min(kept.values())
+    whole, left = Meter("latency", times).whole(drawn_on.geometry), 0.0
+    assert whole > left
+
+
+class Simulated(hunts.Hunt):
+    """Measures by a formula of the estimate instead of a clock."""
+
+    def _export(self, plan, name):
+        self.asked = getattr(self, "asked", 0) + 1
+        self.last = self.estimate(plan)
+        return self.folder / f"{name}.onnx"
+
+    def _measure(self, file):
+        whole = self.ground.meter("latency").whole(self.ground.geometry)
+        return [(10.0, self.formula(self.last / whole) * 10.0)] * 3, False
+
+
+FORMULAS = {
+    "as estimated": lambda share: share,
+    "with a floor": lambda share: 0.2 + 0.8 * share,
+    "bent": lambda share: share**2,
+    "bent the other way": lambda share: share**0.5,
+}
+
+
+@pytest.mark.parametrize("share", [0.75, 0.5, 0.3])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_search_ends_near_the_budget_within_a_dozen_measurements(ground, tmp_path, name, share):
+    model, drawn_on = ground
+    found = Simulated(
+        model, drawn_on, of_latency(f"{share:%}", allocation="latency", align=1), PLACE, tmp_path,
+        tmp_path, Quiet(),
+    )  # fmt: skip
+    found.formula = FORMULAS[name]
+    found.begin(planning.draw(drawn_on, Budget(ratio=0.0)))
+    best = search.narrow_down(found)
+    plan = found.record(best)
+    assert found.asked - 1 == len(plan.search.trials) <= hunts.MOST
+    assert plan.search.result.measured_ms <= plan.search.budget_ms == pytest.approx(10 * share)
+    # Sixteen channels a layer: steps are coarse, and the next wider candidate is too slow.
+    assert plan.search.result.measured_ms > 0.85 * plan.search.budget_ms
+
+
+def test_a_budget_below_the_floor_says_what_is_possible_and_why(ground, tmp_path):
+    model, drawn_on = ground
+    found = Simulated(model, drawn_on, of_latency("1%", allocation="latency", align=8), PLACE,
+                      tmp_path, tmp_path, Quiet())  # fmt: skip
+    found.formula = FORMULAS["with a floor"]
+    found.begin(planning.draw(drawn_on, Budget(ratio=0.0)))
+    with pytest.raises(BudgetError, match=r"the fastest network that can be cut takes .* ms in "
+                       r"onnxruntime .* starting \d+ layers"):  # fmt: skip
+        search.narrow_down(found)
+
+
+def test_the_command_meets_a_speed_up_and_repeats_it_from_the_cache(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = (*base(trained), "--speedup", "1.5x", "--align", 4, "--dry-run", "-f", "json")
+    done = capdeploy(*asked)
+    assert done.returncode == 0, done.stderr
+    (plan,) = json.loads(done.stdout)
+    found = plan["search"]
+    assert plan["budget"]["allocation"] == "latency"
+    assert found["trials"][found["chosen"]]["measured_ms"] <= found["budget_ms"]
+    assert found["budget_ms"] == pytest.approx(found["base_ms"] / 1.5)
+    assert "candidate 1 of at most 12" in done.stderr
+    again = capdeploy(*asked)
+    assert "kept from an earlier run" in again.stderr
+    assert "time 5 kinds" not in again.stderr
+    (second,) = json.loads(again.stdout)
+    assert second["layers"] == plan["layers"]
+
+
+def test_a_run_records_how_its_latency_was_met(trained, tmp_path):
+    wanted = recipe(trained, ratio=(), max_latency=("80%",), epochs=0, bench=False, align=4)
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    assert [model.name for model in report.models] == ["baseline", "latency-80pct"]
+    assert report.models[1].search.budget_ms < report.models[1].search.base_ms
+    assert report.models[0].search is None
+    plan = (tmp_path / "out" / "latency-80pct" / "plan.json").read_text()
+    assert json.loads(plan)["search"]["runtime"] == "onnxruntime"
+
+
+def test_an_impossible_latency_ends_with_one_and_a_reason(trained, tmp_path):
+    done = capdeploy(*base(trained), "--max-latency", "p90=0.1us", "-o", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the fastest network that can be cut takes" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--max-latency", "soon"), "'soon' is not a latency; expected 3ms, p90=3ms or 50%"),
+        (("--max-latency", "0ms"), "'0ms' is not a latency"),
+        (("--max-latency", "150%"), "150% of the network is more than there is"),
+        (("--speedup", "fast"), "'fast' is not a speedup; expected 4x"),
+        (("--speedup", "0.5x"), "200% of the network is more than there is"),
+        (("--speedup", "2x", "--steps", "2"), "a latency is met in one step"),
+        (("--speedup", "2x", "--runtime", "pytorch"), "give a --runtime that runs ONNX graphs"),
+        (("--speedup", "2x", "--runtime", "onxruntime"), "onnxruntime"),
+    ],
+)
+def test_what_no_latency_is(trained, capsys, arguments, line):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in (*base(trained), *arguments, "--dry-run")])
+    assert stopped.value.code == 2
+    assert line in capsys.readouterr().err
