@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from capdeploy.errors import (
     ParityError,
     UsageError,
 )
+from capdeploy.values.artifact import Quantized
 from capdeploy.values.manifest import FileEntry, Manifest
 from capdeploy.values.noun import Noun
 
@@ -41,6 +42,35 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
+    precision: str = "fp32"
+    graphs: tuple[str, ...] = (GRAPH,)
+
+    @property
+    def graph_path(self) -> Path:
+        """The graph that a runtime opens."""
+        return self.path(self.graphs[0])
+
+    def precisions(self, runtime: str) -> tuple[str, ...]:
+        """List the precisions in which a runtime can open this bundle, single first."""
+        return ("fp32", *(each.precision for each in self._quantized(runtime)))
+
+    def in_precision(self, precision: str, runtime: str) -> Bundle:
+        """Choose the graph that a runtime opens; a `UsageError` if there is none."""
+        if precision == "fp32":
+            return replace(self, precision=precision, graphs=(GRAPH,))
+        for each in self._quantized(runtime):
+            if each.precision == precision:
+                return replace(self, precision=precision, graphs=each.files)
+        raise UsageError(
+            f"{self.folder} has no {precision} graph for {runtime}, only "
+            f"{', '.join(self.precisions(runtime))}; compress it with --precision {precision}"
+        )
+
+    def _quantized(self, runtime: str) -> tuple[Quantized, ...]:
+        return tuple(
+            each for each in self.manifest.quantized
+            if each.runtime == runtime and each.rejected is None
+        )  # fmt: skip
 
     def path(self, name: str) -> Path:
         """Give the path of a file of the bundle."""
@@ -48,8 +78,8 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the graph file, which is what a device stores."""
-        return self.manifest.files[GRAPH].size_bytes
+        """Size of the graph in the chosen precision, which is what a device stores."""
+        return sum(self.manifest.files[name].size_bytes for name in self.graphs)
 
     def baseline(self) -> Bundle | None:
         """Open the bundle that this one is compared with, if it lies beside it."""
@@ -198,7 +228,11 @@ def verify(bundle: Bundle) -> None:
         If a JSON document inside is not valid.
     """
     expected = bundle.manifest.files
-    if sealed(bundle.manifest) != bundle.manifest:
+    # Of the text as it stands: a later version may know fields that this manifest has not.
+    own = bundle.manifest.self_sha256
+    text = bundle.path(MANIFEST).read_bytes()
+    blank = text.replace(f'"self_sha256": "{own}"'.encode(), b'"self_sha256": ""')
+    if hashlib.sha256(blank).hexdigest() != own:
         raise DigestError(f"{bundle.folder / MANIFEST} was changed after it was sealed")
     if unlisted := [name for name in FILES if name not in expected]:
         raise DigestError(f"{bundle.folder / MANIFEST} does not list {unlisted[0]}")

@@ -44,6 +44,11 @@ class GraphFile:
     input_shape: tuple[int | None, ...]
 
     @property
+    def graph_path(self) -> Path:
+        """The graph that a runtime opens."""
+        return self.file
+
+    @property
     def size_bytes(self) -> int:
         """Size of the file."""
         return self.file.stat().st_size

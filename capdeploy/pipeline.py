@@ -69,6 +69,7 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
         Costs, accuracies, proofs and latencies; also written to ``report.json``.
     """
     workplace.refuse_existing(output, force=force)
+    stages.wanted_precisions(recipe)
     planned = plan(recipe, say)
     models = []
     with workplace.open_workplace(output, force=force) as work:
@@ -79,9 +80,11 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
         test = planned.samples.open_test()
         shared = stages.before(planned.full, planned.narrow, test, recipe.batch_size)
         for result in made:
-            metrics = result.metrics(shared, test, recipe.batch_size)
+            folder, samples = work / result.name, planned.samples
+            bits = stages.in_fewer_bits(recipe, result.final, samples, test, folder, say)
+            metrics = result.metrics(shared, test, recipe.batch_size, bits)
             pack.seal(
-                result.final, result.plan, metrics, test, work / result.name,
+                result.final, result.plan, metrics, test, folder,
                 recipe=recipes.to_toml(recipe), baseline=result.baseline,
                 check_images=recipe.bundle_images,
             )  # fmt: skip

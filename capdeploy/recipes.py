@@ -26,6 +26,7 @@ LISTS = frozenset(
         "max_size",
         "max_latency",
         "speedup",
+        "precision",
         "augment",
         "classes",
         "ignore_keys",

@@ -127,7 +127,7 @@ def _measured(
     skipped: dict[tuple[str, str], Skipped] = {}
     for done, (bundle, settings) in enumerate(wanted):
         place = (settings.runtime, settings.device)
-        name = f"{settings.bundle} in {settings.runtime} {settings.device}"
+        name = settings.row
         try:
             say.advance(done, len(wanted), name)
             result = skipped.get(place) or _in_child(bundle, settings, seconds, trust_factory)
@@ -144,13 +144,14 @@ def _rows(bundles: Sequence[Bundle], profile: HardwareProfile) -> list[tuple[Bun
     return [
         (bundle, Settings(
             bundle=bundle.manifest.name, runtime=runtime, device=device,
-            precision=wanted.precision, threads=wanted.threads, batch=wanted.images_at_once,
+            precision=precision, threads=wanted.threads, batch=wanted.images_at_once,
             scenario=wanted.scenario,
         ))
         for runtime in wanted.runtimes
         for device in RUNTIMES.load(runtime).supports
         if device in wanted.devices
         for bundle in bundles
+        for precision in bundle.precisions(runtime)
     ]  # fmt: skip
 
 
@@ -158,6 +159,8 @@ def _in_child(
     bundle: Bundle, settings: Settings, seconds: float, trust_factory: bool
 ) -> Measured | Skipped:
     baseline = bundle.baseline()
+    if baseline is None and settings.precision != "fp32":
+        baseline = bundle  # in single precision
     job: dict[str, Any] = {
         "bundle": str(bundle.folder.resolve()),
         "baseline": str(baseline.folder.resolve()) if baseline else None,
@@ -171,7 +174,6 @@ def _in_child(
         return Skipped(reason=f"failed: {error}", failed=True)
     if "error" in outcome:
         kind = getattr(errors, outcome["error"], StepFailedError)
-        name = f"{settings.bundle} in {settings.runtime} on {settings.device}"
-        raise kind(f"{name}: {outcome['message']}")
+        raise kind(f"{settings.row}: {outcome['message']}")
     reader: TypeAdapter[Measured | Skipped] = TypeAdapter(Measured | Skipped)
     return reader.validate_python(outcome["result"])

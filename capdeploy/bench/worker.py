@@ -25,7 +25,7 @@ from capdeploy.errors import (
     UntrustedError,
 )
 from capdeploy.runtimes import RUNTIMES, Runtime, Session
-from capdeploy.values.accuracy import Accuracy, ClassAccuracy
+from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.artifact import Parity
 from capdeploy.values.report import Measured, Settings, Skipped, SpeedUp
 
@@ -166,20 +166,15 @@ def check(
         for at in range(len(checks.images))
     ]
     logits = np.concatenate(parts)
-    outputs = range(len(manifest.classes)) if manifest.head_cut else manifest.classes.kept
     right = logits.argmax(axis=1) == checks.labels
-    classes = tuple(
-        ClassAccuracy(
-            name=name,
-            correct=int(right[checks.labels == output].sum()),
-            images=int((checks.labels == output).sum()),
-        )
-        for name, output in zip(manifest.classes.names, outputs, strict=True)
-        if (checks.labels == output).any()
-    )
+    # With a whole head, an image's label is the output of its class.
+    owners = checks.labels
+    if not manifest.head_cut:
+        owners = np.array([manifest.classes.kept.index(output) for output in checks.labels])
+    accuracy = Accuracy.counted(runtime, manifest.classes.names, owners, right)
     atol = RUNTIME_MARGIN * manifest.artifact.parity[-1].atol
     parity = Parity.between(logits, checks.logits, stage=runtime, atol=atol)
-    return Accuracy(stage=runtime, classes=classes), parity
+    return accuracy, parity
 
 
 def peak_rss_mib() -> float:
@@ -203,6 +198,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     baseline = bundles.read(Path(job["baseline"])) if job["baseline"] else None
     try:
         runtime = RUNTIMES.load(settings.runtime)
+        bundle = bundle.in_precision(settings.precision, settings.runtime)
         result: Measured | Skipped = row(
             bundle, baseline, settings,
             runtime=runtime, seconds=job["seconds"], clock=WallClock(),

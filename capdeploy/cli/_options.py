@@ -121,6 +121,8 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--seed", int, "Of sampling, training and random scores."),
     ("--parity-atol", float, "Largest logit error of the exported graph."),
     ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
+    ("--precision", Words(), "fp32, fp16, int8: graphs in fewer bits besides, each measured."),
+    ("--max-drop", float, "Top-1 points that fewer bits may cost; else they are rejected."),
     ("--profile", str, "Hardware profile: a name or a .toml file."),
     ("--runtimes", Words(), f"Default: the profile's. Known: {_names('runtimes', 'runtime')}."),
     ("--devices", Words(), "cpu, cuda, tensorrt, gpu, npu; default: the profile's."),

@@ -71,11 +71,12 @@ def command(
 
 
 def _tell(report: RunReport, style: str, *, brief: bool) -> None:
-    from capdeploy.report import tables
+    from capdeploy.report import precision, tables
 
     models = report.models[1:] or report.models
     details = [
         table for model in models for table in (tables.stages(model), tables.per_class(model))
     ]
     shown = [tables.summary(report)] if brief else [*details, tables.summary(report)]
+    shown += [bits] if (bits := precision.precisions(report)) is not None else []
     tell(style, report.to_json(), shown)

@@ -216,6 +216,7 @@ def seal(
         cost=metrics.after,
         accuracy=metrics.accuracy[-1],
         artifact=metrics.artifact,
+        quantized=metrics.quantized,
         files=bundle.entries(folder),
     )
     (folder / bundle.MANIFEST).write_text(bundle.sealed(manifest).to_json())

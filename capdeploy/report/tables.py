@@ -127,8 +127,8 @@ def _cpu_runtimes(benchmark: BenchmarkReport | None) -> list[str]:
 
 def _cpu_row(benchmark: BenchmarkReport | None, bundle: str, runtime: str) -> Row | None:
     for row in benchmark.rows if benchmark is not None else ():
-        wanted = (row.settings.bundle, row.settings.runtime, row.settings.device)
-        if wanted == (bundle, runtime, "cpu"):
+        at = row.settings
+        if (at.bundle, at.runtime, at.device, at.precision) == (bundle, runtime, "cpu", "fp32"):
             return row
     return None
 
@@ -155,9 +155,10 @@ def _benchmark_notes(benchmark: BenchmarkReport) -> list[str]:
     if benchmark.emulated:
         where += " emulated on this host (threads only)"
     here = benchmark.environment
+    bits = dict.fromkeys(row.settings.precision for row in benchmark.rows)
     notes = [
         f"{where}: {first.scenario}, {first.threads} thread(s), batch {first.batch}, "
-        f"{first.precision}, {here.cpu_model}",
+        f"{', '.join(bits)}, {here.cpu_model}",
         f"{benchmark.includes}; speed-up against the head-cut network, interleaved in one "
         "process, bootstrap 95 %",
     ]
@@ -167,7 +168,7 @@ def _benchmark_notes(benchmark: BenchmarkReport) -> list[str]:
             "latencies are those of an overloaded machine"
         )
     if benchmark.missing:
-        names = [f"{at.bundle} in {at.runtime} on {at.device}" for at in benchmark.missing]
+        names = [at.row for at in benchmark.missing]
         notes.append(f"interrupted; {len(names)} row(s) not measured: {', '.join(names)}")
     return notes if benchmark.noise is None else [*notes, benchmark.noise.sentence]
 
@@ -247,7 +248,9 @@ def benchmark(report: BenchmarkReport, *, wide: bool = False) -> Table:
     for row, cells in found:
         shown = [cells.get(name, "-") for name in columns] if cells else ["skipped"]
         shown += [""] * (len(columns) - len(shown))
-        rows.append((row.settings.bundle, row.settings.runtime, row.settings.device, *shown))
+        at = row.settings
+        bits = "" if at.precision == "fp32" else f" {at.precision}"
+        rows.append((at.bundle, at.runtime + bits, at.device, *shown))
     names = ("bundle", "runtime", "device", *(columns or ["result"]))
     notes = (*_benchmark_notes(report), *skipped, *map(words, report.budgets))
     return Table("Benchmark", names, tuple(rows), notes)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from capdeploy.bundle import GRAPH, Bundle
+from capdeploy.bundle import Bundle
 from capdeploy.errors import MissingExtraError, SilentFallbackError
 from capdeploy.runtimes import Runtime
 
@@ -52,7 +52,7 @@ class _Session:
         provider = PROVIDERS[device]
         try:
             self._session = ort.InferenceSession(
-                str(bundle.path(GRAPH)), options, providers=[provider]
+                str(bundle.graph_path), options, providers=[provider]
             )
         except Exception as error:
             if device == "cpu":

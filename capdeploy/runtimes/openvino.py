@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from capdeploy.bundle import GRAPH, Bundle
+from capdeploy.bundle import Bundle
 from capdeploy.errors import MissingExtraError, SilentFallbackError
 from capdeploy.runtimes import Runtime
 
@@ -57,7 +57,7 @@ class _Session:
     def __init__(self, bundle: Bundle, device: str, threads: int) -> None:
         library = _library()
         self._core, self._device = library.Core(), DEVICES[device]
-        self._graph = str(bundle.path(GRAPH))
+        self._graph = str(bundle.graph_path)
         # LATENCY is one stream, one request at a time; the default would be throughput.
         self._wanted = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if device == "cpu":

@@ -12,6 +12,8 @@ from capdeploy.stages.inputs import (
 )
 from capdeploy.stages.inspecting import inspect
 from capdeploy.stages.making import Made, make
+from capdeploy.stages.precision import in_fewer_bits
+from capdeploy.stages.precision import wanted as wanted_precisions
 from capdeploy.stages.scoring import ground
 from capdeploy.stages.search import draw
 from capdeploy.stages.training import RECIPE as TRAINING_RECIPE
@@ -19,6 +21,7 @@ from capdeploy.stages.training import train
 
 __all__ = [
     "TRAINING_RECIPE", "Inputs", "Made", "architecture", "before", "bench", "dataset_of",
-    "draw", "ground", "inspect", "make", "open_inputs", "preprocessing", "reading",
-    "rewrite", "train", "with_classes",
+    "draw", "ground", "in_fewer_bits", "inspect", "make", "open_inputs", "preprocessing", "reading",
+    "rewrite", "train",
+    "wanted_precisions", "with_classes",
 ]  # fmt: skip

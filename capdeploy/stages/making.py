@@ -18,6 +18,7 @@ from capdeploy.train import batchnorm, evaluate, finetune, imitate
 from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
 from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.artifact import Quantized
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Common, Recipe
 from capdeploy.values.report import Metrics, Training
@@ -46,7 +47,13 @@ class Made:
         """The state that is shipped."""
         return self.tuned or self.reconstructed or self.recalibrated or self.cut
 
-    def metrics(self, before: tuple[Accuracy, ...], test: Images, batch_size: int) -> Metrics:
+    def metrics(
+        self,
+        before: tuple[Accuracy, ...],
+        test: Images,
+        batch_size: int,
+        quantized: tuple[Quantized, ...],
+    ) -> Metrics:
         """Judge every state on the test split and put the record together."""
         if self.exported is None:
             raise ValueError(f"{self.name} is not exported yet")
@@ -73,6 +80,7 @@ class Made:
             search=self.plan.search,
             denormals_flushed=self.exported.denormals_flushed,
             artifact=self.exported.artifact,
+            quantized=quantized,
         )
 
 

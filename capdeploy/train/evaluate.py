@@ -8,7 +8,7 @@ import torch
 from capdeploy.model import Model, require_classes
 from capdeploy.observe.taps import evaluating
 from capdeploy.samples import Images
-from capdeploy.values.accuracy import Accuracy, ClassAccuracy
+from capdeploy.values.accuracy import Accuracy
 
 
 def accuracy(
@@ -35,21 +35,13 @@ def accuracy(
         Right answers per class.
     """
     classes = require_classes(model)
-    right = np.zeros(len(classes), dtype=np.int64)
+    right = []
     for answers, labels in answered(model, images, batch_size):
         logits, targets = answers, model.targets(labels)
         if masked and not model.head_cut:
             logits, targets = answers[:, list(classes.kept)], labels
-        hits = (logits.argmax(dim=1) == targets).numpy()
-        right += np.bincount(labels.numpy()[hits], minlength=len(classes))
-    counts = np.bincount(images.labels, minlength=len(classes))
-    return Accuracy(
-        stage=stage,
-        classes=tuple(
-            ClassAccuracy(name=name, correct=int(correct), images=int(count))
-            for name, correct, count in zip(classes.names, right, counts, strict=True)
-        ),
-    )
+        right.append((logits.argmax(dim=1) == targets).numpy())
+    return Accuracy.counted(stage, classes.names, images.labels, np.concatenate(right))
 
 
 def answered(model: Model, images: Images, batch_size: int) -> list[tuple[torch.Tensor, ...]]:

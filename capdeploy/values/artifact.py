@@ -1,13 +1,14 @@
-"""An exported graph and the proof that it answers as the network does."""
+"""Exported graphs, and the proof that they answer as the network does."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from capdeploy.values.accuracy import Accuracy, Difference
 from capdeploy.values.noun import Noun
 
 
@@ -80,3 +81,18 @@ class Artifact(Noun):
     size_bytes: int = Field(gt=0)
     simplification: Simplification
     parity: tuple[Parity, ...] = Field(min_length=1)
+
+
+class Quantized(Noun):
+    """The same network in fewer bits, for one runtime, and what that costs in accuracy."""
+
+    precision: Literal["fp16", "int8"]
+    runtime: Literal["onnxruntime", "openvino"]
+    files: tuple[str, ...] = Field(min_length=1, description="what is opened comes first")
+    size_bytes: int = Field(gt=0, description="of all its files")
+    calibration_images: int = Field(default=0, ge=0, description="of the kept classes")
+    in_fp32: tuple[str, ...] = Field(default=(), description="nodes that stay in single precision")
+    before: Accuracy = Field(description="of the graph in fp32 in this runtime, test split")
+    after: Accuracy
+    drop: Difference = Field(description="top-1 points lost, on the same images")
+    rejected: str | None = Field(default=None, description="why it is not in the bundle")

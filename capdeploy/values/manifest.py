@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from capdeploy.values.accuracy import Accuracy
-from capdeploy.values.artifact import Artifact
+from capdeploy.values.artifact import Artifact, Quantized
 from capdeploy.values.checkpoint import Checkpoint, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import Cost
@@ -42,6 +42,7 @@ class Manifest(Noun):
     cost: Cost
     accuracy: Accuracy | None = None
     artifact: Artifact
+    quantized: tuple[Quantized, ...] = Field(default=(), description="in fewer bits, by runtime")
     files: dict[str, FileEntry]
     self_sha256: str = Field(
         default="", description="of this document's JSON with this field empty"

@@ -122,6 +122,14 @@ class Recipe(Common):
     simplify_seconds: int = Field(default=120, ge=1)
     bundle_images: int = Field(default=128, ge=2, description="test images put into the bundle")
 
+    precision: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
+        default=("fp32",), description="fewer bits come besides, for each runtime of graphs"
+    )
+    max_drop: float = Field(
+        default=1.0, ge=0, le=100, description="top-1 points that fewer bits may cost"
+    )
+    calibration_images: int = Field(default=256, ge=2, description="of the kept classes")
+
     profile: str = "this-host"
     runtimes: tuple[str, ...] = Field(default=(), description="() = the profile's")
     devices: tuple[str, ...] = Field(default=(), description="() = the profile's")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from capdeploy.values.accuracy import Accuracy
-from capdeploy.values.artifact import Artifact, Parity
+from capdeploy.values.artifact import Artifact, Parity, Quantized
 from capdeploy.values.checkpoint import Checkpoint
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import Cost
@@ -61,6 +61,7 @@ class Metrics(Noun):
     search: Search | None = Field(default=None, description="how a latency budget was met")
     denormals_flushed: int = Field(default=0, ge=0)
     artifact: Artifact
+    quantized: tuple[Quantized, ...] = Field(default=(), description="rejected ones too")
 
 
 class Settings(Noun):
@@ -73,6 +74,12 @@ class Settings(Noun):
     threads: int = Field(ge=1)
     batch: int = Field(default=1, ge=1)
     scenario: Scenario = "single-stream"
+
+    @property
+    def row(self) -> str:
+        """The row in words; single precision goes without saying."""
+        bits = "" if self.precision == "fp32" else f" {self.precision}"
+        return f"{self.bundle} in {self.runtime}{bits} on {self.device}"
 
 
 class Skipped(Noun):

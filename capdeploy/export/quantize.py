@@ -1,0 +1,275 @@
+"""A graph in fewer bits: ONNX Runtime's static quantisation, NNCF's for OpenVINO, half precision.
+
+Each runtime gets a file of its own: what one quantiser writes, the other's kernels may refuse
+(NNCF's default on an ONNX graph with depthwise convolutions does not run in ONNX Runtime).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from capdeploy.errors import MissingExtraError, StepFailedError
+from capdeploy.export.graph import INPUT
+
+Inputs = npt.NDArray[np.float32]
+SECONDS = 900.0
+ROUNDED = "_DequantizeLinear_Output"
+
+_CHILD = """
+import json, sys
+# Its import alone would report home.
+sys.modules["openvino_telemetry"] = None
+import numpy, openvino
+job = json.loads(open(sys.argv[1]).read())
+model = openvino.Core().read_model(job["source"])
+if job["inputs"] is not None:
+    import nncf
+    images = numpy.load(job["inputs"])
+    model = nncf.quantize(
+        model, nncf.Dataset([image[None] for image in images]), subset_size=len(images),
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=job["exclude"], validate=False),
+    )
+openvino.save_model(model, job["target"], compress_to_fp16=job["half"])
+"""
+
+
+def onnx_int8(
+    source: Path,
+    target: Path,
+    inputs: Inputs,
+    *,
+    exclude: Sequence[str] = (),
+    reduce_range: bool = False,
+) -> None:
+    """Quantise a graph to 8 bits for ONNX Runtime.
+
+    Parameters
+    ----------
+    source : Path
+        The graph in single precision.
+    target : Path
+        The file to write: static QDQ, weights signed and per channel, activations unsigned, their
+        range the least and largest of `inputs`.
+    inputs : Inputs
+        (N, 3, H, W) preprocessed calibration images.
+    exclude : Sequence[str]
+        Nodes that stay in single precision.
+    reduce_range : bool
+        Use 7 bits for weights: without VNNI, x86 sums pairs of 8-bit products in 16 bits, which
+        overflow.
+
+    Raises
+    ------
+    StepFailedError
+        If the quantiser fails.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._rest = iter(inputs)
+
+        def get_next(self) -> dict[str, Inputs] | None:
+            image = next(self._rest, None)
+            return None if image is None else {INPUT: image[None]}
+
+    with _quiet(), tempfile.TemporaryDirectory(prefix="capdeploy-int8-") as folder:
+        ready = Path(folder, "ready.onnx")
+        try:
+            quant_pre_process(source, ready, skip_symbolic_shape=True)
+            quantize_static(
+                ready, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                reduce_range=reduce_range, activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8, nodes_to_exclude=list(exclude),
+            )  # fmt: skip
+        except Exception as error:  # the quantiser raises onnx's, numpy's and its own errors
+            line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise StepFailedError(
+                f"ONNX Runtime cannot quantise {source.name}: {type(error).__name__}: {line}"
+            ) from error
+    _keep_facts(source, target)
+
+
+def openvino_int8(
+    source: Path, target: Path, inputs: Inputs, *, exclude: Sequence[str] = ()
+) -> None:
+    """Quantise a graph to 8 bits for OpenVINO with NNCF, in a child process.
+
+    Parameters
+    ----------
+    source : Path
+        The ONNX graph in single precision.
+    target : Path
+        The ``.xml`` to write; its weights go beside it into ``.bin``.
+    inputs : Inputs
+        (N, 3, H, W) preprocessed calibration images.
+    exclude : Sequence[str]
+        Nodes that stay in single precision.
+
+    Raises
+    ------
+    MissingExtraError
+        If OpenVINO or NNCF is not installed.
+    StepFailedError
+        If the quantiser fails.
+    """
+    _in_child(source, target, inputs, exclude, half=False)
+
+
+def openvino_fp16(source: Path, target: Path) -> None:
+    """Store a graph for OpenVINO with weights in half precision.
+
+    The CPU computes in single precision all the same; a GPU or NPU computes in half.
+
+    Parameters
+    ----------
+    source : Path
+        The ONNX graph in single precision.
+    target : Path
+        The ``.xml`` to write; its weights go beside it into ``.bin``.
+
+    Raises
+    ------
+    MissingExtraError
+        If OpenVINO is not installed.
+    StepFailedError
+        If the conversion fails.
+    """
+    _in_child(source, target, None, (), half=True)
+
+
+def _in_child(
+    source: Path, target: Path, inputs: Inputs | None, exclude: Sequence[str], *, half: bool
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="capdeploy-int8-") as folder:
+        images = Path(folder, "inputs.npy")
+        if inputs is not None:
+            np.save(images, inputs, allow_pickle=False)
+        job = Path(folder, "job.json")
+        job.write_text(json.dumps({
+            "source": str(source), "target": str(target), "half": half,
+            # OpenVINO splits the bias off a layer and gives the layer itself this name.
+            "exclude": [*exclude, *(f"{name}/WithoutBiases" for name in exclude)],
+            "inputs": str(images) if inputs is not None else None,
+        }))  # fmt: skip
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", _CHILD, str(job)], capture_output=True, text=True,
+                errors="replace", timeout=SECONDS, check=False, env={**os.environ, "NNCF_CI": "1"},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise StepFailedError(f"quantising {source.name} took over {SECONDS:g} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+        for package in ("nncf", "openvino"):
+            if f"No module named '{package}'" in lines[-1]:
+                raise MissingExtraError(package, "nncf" if package == "nncf" else "openvino")
+        raise StepFailedError(f"OpenVINO cannot take {source.name}: {lines[-1]}")
+
+
+def noisiest(source: Path, quantised: Path, inputs: Inputs) -> list[str]:
+    """Order the layers of a graph by the noise that their own quantisation adds.
+
+    Parameters
+    ----------
+    source : Path
+        The graph in single precision.
+    quantised : Path
+        The same in 8 bits, as `onnx_int8` writes it.
+    inputs : Inputs
+        (N, 3, H, W) a few preprocessed images.
+
+    Returns
+    -------
+    list[str]
+        Convolutions and linear layers by node name; first the one whose output is off by most,
+        relative to its size, beyond what its input was off by already.
+    """
+    graph = onnx.load(source).graph
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    # The quantiser drops an activation that rounding does as well, and its input with it.
+    readers = {name: node.output[0] for node in graph.node for name in node.input
+               if node.op_type in ("Relu", "Clip")}  # fmt: skip
+    made = {name for node in onnx.load(quantised).graph.node for name in node.output}
+    spoken = {}
+    for node in layers:
+        names = [node.output[0], readers.get(node.output[0], "")]
+        rounded = [name for name in names if {name, f"{name}{ROUNDED}"} & made]
+        if rounded:
+            spoken[node.name] = rounded[0]
+    heard = {node.name: node.input[0] for node in layers if node.name in spoken}
+    wanted = list(dict.fromkeys([*spoken.values(), *heard.values()]))
+    exact, rough = (_values(path, wanted, inputs) for path in (source, quantised))
+    off = {
+        name: float(
+            np.linalg.norm(exact[name] - rough[name]) / (np.linalg.norm(exact[name]) + 1e-12)
+        )
+        for name in wanted if name in exact and name in rough
+    }  # fmt: skip
+    added = {name: off[spoken[name]] - off.get(heard[name], 0.0) for name in spoken}
+    return sorted(added, key=lambda name: -added[name])
+
+
+def _values(path: Path, names: Sequence[str], inputs: Inputs) -> dict[str, Inputs]:
+    """Run a graph and return some of its inner values."""
+    import onnxruntime
+
+    model = onnx.load(path)
+    made = {name for node in model.graph.node for name in node.output} | {INPUT}
+    known = {output.name for output in model.graph.output}
+    # Quantised, a value goes by another name where it is rounded; both are looked for.
+    wanted = {name: found for name in names
+              if (found := next((each for each in (f"{name}{ROUNDED}", name)
+                                 if each in made), None))}  # fmt: skip
+    for found in dict.fromkeys(wanted.values()):
+        if found not in known and found != INPUT:
+            model.graph.output.append(onnx.ValueInfoProto(name=found))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    asked = [each for each in dict.fromkeys(wanted.values()) if each != INPUT]
+    values = dict(zip(asked, session.run(asked, {INPUT: inputs}), strict=True)) | {INPUT: inputs}
+    return {name: values[found] for name, found in wanted.items()}
+
+
+def _keep_facts(source: Path, target: Path) -> None:
+    """Carry our facts over, and leave no trace of where it was made."""
+    facts = {entry.key: entry.value for entry in onnx.load(source).metadata_props}
+    made = onnx.load(target)
+    del made.metadata_props[:]
+    onnx.helper.set_model_props(made, facts)
+    onnx.save(made, target)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's advice from the user's terminal."""
+    root = logging.getLogger()
+    level = root.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            root.setLevel(level)

@@ -1,0 +1,104 @@
+"""Fewer bits: the graphs run, stay near, and the noisiest layers are found."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from capdeploy.errors import StepFailedError
+from capdeploy.export import graph as graphs
+from capdeploy.export import quantize
+from tests.conftest import wrap
+
+
+class Uneven(nn.Module):
+    """Three convolutions; the second has a weight without effect that spoils the others' scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.c, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        with torch.no_grad():
+            self.a.weight[0], self.a.bias[0] = 0.0, -1.0
+            self.b.weight[:, 0, 0, 0] = 60.0
+
+    def forward(self, images):
+        maps = self.a(images).relu()
+        return self.head(self.c(self.b(maps).relu()).relu().mean(dim=(2, 3)))
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    graphs.export(wrap(Uneven()), path, {"capdeploy.labels": "abcd"})
+    return path
+
+
+def inputs(count=16):
+    return np.random.default_rng(0).standard_normal((count, 3, 16, 16)).astype(np.float32)
+
+
+def answers(path, images):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})[0]
+
+
+@pytest.mark.parametrize("reduce_range", [True, False])
+def test_eight_bits_run_at_any_batch_and_keep_the_facts(uneven, tmp_path, reduce_range):
+    target = tmp_path / "int8.onnx"
+    quantize.onnx_int8(uneven, target, inputs(), reduce_range=reduce_range)
+    for batch in (1, 2, 7):
+        assert answers(target, inputs(batch)).shape == (batch, 4)
+    exact, rough = answers(uneven, inputs()), answers(target, inputs())
+    assert 0 < np.abs(exact - rough).max() < 0.5 * np.abs(exact).max()
+    made = onnx.load(target)
+    assert {entry.key: entry.value for entry in made.metadata_props} == {"capdeploy.labels": "abcd"}
+    weights = [t for t in made.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    assert len(weights) >= 4
+    largest = max(
+        np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max() for tensor in weights
+    )
+    assert largest <= 64 if reduce_range else largest > 100
+
+
+def test_the_layer_that_eight_bits_hurt_most_comes_first_and_can_be_left_out(uneven, tmp_path):
+    quantize.onnx_int8(uneven, tmp_path / "int8.onnx", inputs())
+    ranked = quantize.noisiest(uneven, tmp_path / "int8.onnx", inputs())
+    graph = onnx.load(uneven).graph
+    nodes = [node.name for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    assert sorted(ranked) == sorted(nodes)
+    assert ranked[0] == nodes[1]
+    quantize.onnx_int8(uneven, tmp_path / "mixed.onnx", inputs(), exclude=ranked[:1])
+    kinds = {
+        name: [
+            t.data_type for t in onnx.load(tmp_path / name).graph.initializer if len(t.dims) == 4
+        ]
+        for name in ("int8.onnx", "mixed.onnx")
+    }
+    assert kinds["int8.onnx"].count(onnx.TensorProto.FLOAT) == 0
+    assert kinds["mixed.onnx"].count(onnx.TensorProto.FLOAT) == 1
+
+
+def test_openvino_takes_eight_and_sixteen_bits(uneven, tmp_path):
+    import openvino
+
+    exact = answers(uneven, inputs(2))
+    quantize.openvino_int8(uneven, tmp_path / "int8.xml", inputs())
+    quantize.openvino_fp16(uneven, tmp_path / "fp16.xml")
+    for name, near in (("int8", 0.5), ("fp16", 0.01)):
+        compiled = openvino.Core().compile_model(tmp_path / f"{name}.xml", "CPU")
+        found = compiled(inputs(2))[0]
+        assert np.abs(found - exact).max() < near * np.abs(exact).max()
+        assert (tmp_path / f"{name}.bin").stat().st_size < uneven.stat().st_size
+
+
+def test_what_no_quantiser_can_read_is_one_line(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(StepFailedError, match=r"ONNX Runtime cannot quantise broken.onnx: \w+"):
+        quantize.onnx_int8(tmp_path / "broken.onnx", tmp_path / "out.onnx", inputs(2))
+    with pytest.raises(StepFailedError, match=r"OpenVINO cannot take broken.onnx"):
+        quantize.openvino_int8(tmp_path / "broken.onnx", tmp_path / "out.xml", inputs(2))
+    assert not (tmp_path / "out.onnx").exists()
