@@ -17,7 +17,7 @@ from capdeploy.stages import scoring
 from capdeploy.train import batchnorm, evaluate, finetune, imitate
 from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
-from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.accuracy import Accuracy, Confusion
 from capdeploy.values.artifact import Quantized
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Common, Recipe
@@ -63,11 +63,14 @@ class Made:
             "reconstructed": self.reconstructed,
             "fine-tuned": self.tuned,
         }
-        after = tuple(
-            evaluate.accuracy(state, test, stage=stage, batch_size=batch_size)
-            for stage, state in states.items()
-            if state is not None
-        )
+        after: list[Accuracy] = []
+        confusion: Confusion = ()
+        for stage, state in states.items():
+            if state is self.final:
+                last, confusion = evaluate.tally(state, test, stage=stage, batch_size=batch_size)
+                after.append(last)
+            elif state is not None:
+                after.append(evaluate.accuracy(state, test, stage=stage, batch_size=batch_size))
         return Metrics(
             name=self.name,
             requested=str(self.plan.budget),
@@ -75,7 +78,8 @@ class Made:
             full=self.plan.full,
             before=self.plan.before,
             after=self.plan.after,
-            accuracy=before + after,
+            accuracy=(*before, *after),
+            confusion=confusion,
             training=self.training,
             search=self.plan.search,
             denormals_flushed=self.exported.denormals_flushed,

@@ -8,7 +8,7 @@ import torch
 from capdeploy.model import Model, require_classes
 from capdeploy.observe.taps import evaluating
 from capdeploy.samples import Images
-from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.accuracy import Accuracy, Confusion
 
 
 def accuracy(
@@ -42,6 +42,38 @@ def accuracy(
             logits, targets = answers[:, list(classes.kept)], labels
         right.append((logits.argmax(dim=1) == targets).numpy())
     return Accuracy.counted(stage, classes.names, images.labels, np.concatenate(right))
+
+
+def tally(
+    model: Model, images: Images, *, stage: str, batch_size: int
+) -> tuple[Accuracy, Confusion]:
+    """Measure top-1 accuracy and count which class is taken for which, in one pass.
+
+    Parameters
+    ----------
+    model : Model
+        A network with its full head or its head cut.
+    images : Images
+        Labelled images of the kept classes.
+    stage : str
+        What to call the result.
+    batch_size : int
+        Images per pass.
+
+    Returns
+    -------
+    tuple[Accuracy, Confusion]
+        Right answers per class, and answers among the kept classes by true class.
+    """
+    classes = require_classes(model)
+    right = []
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    for answers, labels in answered(model, images, batch_size):
+        kept = answers if model.head_cut else answers[:, list(classes.kept)]
+        np.add.at(counts, (labels.numpy(), kept.argmax(dim=1).numpy()), 1)
+        right.append((answers.argmax(dim=1) == model.targets(labels)).numpy())
+    found = Accuracy.counted(stage, classes.names, images.labels, np.concatenate(right))
+    return found, tuple(tuple(int(count) for count in row) for row in counts)
 
 
 def answered(model: Model, images: Images, batch_size: int) -> list[tuple[torch.Tensor, ...]]:

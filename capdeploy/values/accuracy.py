@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from capdeploy.values.noun import Noun
 
 Z95 = 1.959963984540054
+Confusion = tuple[tuple[int, ...], ...]
+"""Images by true class (row) and answer (column), in the order of the kept classes."""
 
 
 def wilson(correct: int, images: int, z: float = Z95) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.accuracy import Accuracy, Confusion
 from capdeploy.values.artifact import Artifact, Parity, Quantized
 from capdeploy.values.checkpoint import Checkpoint
 from capdeploy.values.classes import ClassSubset
@@ -57,6 +57,7 @@ class Metrics(Noun):
     before: Cost
     after: Cost
     accuracy: tuple[Accuracy, ...] = Field(description="stages in order; the last is the result")
+    confusion: Confusion = Field(default=(), description="of the result, test split; or empty")
     training: Training | None = None
     search: Search | None = Field(default=None, description="how a latency budget was met")
     denormals_flushed: int = Field(default=0, ge=0)

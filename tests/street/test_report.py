@@ -1,0 +1,135 @@
+"""The report of a run: complete, self-contained, and safe with whatever data is called."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from capdeploy.errors import MissingExtraError, UsageError
+from capdeploy.report import figures, html, page
+from capdeploy.values.latency import Search, Trial
+from capdeploy.values.report import RunReport
+from tests.street.test_street import capdeploy
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Checker(HTMLParser):
+    """Every tag is closed in order; whatever could ask for something is collected."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.asked, self.headings, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.asked += [
+            (name, value) for name, value in attrs
+            if name in ("src", "href", "action", "xlink:href") and not (value or "").startswith("#")
+        ]  # fmt: skip
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+
+def checked(text):
+    checker = Checker()
+    checker.feed(text)
+    assert not checker.open
+    assert not checker.asked
+    assert not {"script", "link", "iframe", "img"} & set(checker.tags)
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", text)
+    return checker
+
+
+@pytest.fixture(scope="module")
+def measured(run):
+    """The shared run with a search and an interval of its own, as a latency budget leaves them."""
+    report, plans = page.read(run.folder)
+    trial = Trial(macs=10, parameters=5, estimated_ms=1.0, measured_ms=0.9)
+    search = Search(runtime="onnxruntime", device="cpu", threads=1, percentile=50, budget_ms=1.0,
+                    base_ms=2.0, trials=(trial,), chosen=0)  # fmt: skip
+    plans["ratio-0.5"] = plans["ratio-0.5"].model_copy(update={"search": search})
+    return report, plans
+
+
+def test_the_page_holds_every_section_and_asks_for_nothing(measured):
+    report, plans = measured
+    made = page.page(report, plans, "OUT", plots=True)
+    found = checked(html.render(made))
+    assert found.headings[1:] == [
+        "Before and after", "Accuracy of ratio-0.5", "What ratio-0.5 keeps",
+        "Parity with PyTorch", "Where and how", "To repeat it",
+    ]  # fmt: skip
+    assert found.tags.count("svg") == 3  # accuracy, training, widths
+    text = html.render(made)
+    assert "capdeploy compress -c OUT/recipe.toml -o OUT" in text
+    assert "Search for the latency" in text
+    assert "+11%" in text  # of the estimate
+
+
+def test_the_confusion_adds_up(run):
+    result = run.report.models[1]
+    assert [sum(row) for row in result.confusion] == [
+        entry.images for entry in result.accuracy[-1].classes
+    ]
+    assert [row[at] for at, row in enumerate(result.confusion)] == [
+        entry.correct for entry in result.accuracy[-1].classes
+    ]
+
+
+def test_names_from_data_are_shown_and_not_obeyed(run):
+    evil = '<script>alert("7")</script>'
+    text = run.report.to_json().replace('"name": "7"', f'"name": "{evil}"'.replace('"7"', "'7'"))
+    report = RunReport.from_json(text)
+    _, plans = page.read(run.folder)
+    rendered = html.render(page.page(report, plans, "<b>OUT</b>", plots=True))
+    checked(rendered)
+    assert "&lt;script&gt;" in rendered
+    assert "<b>OUT" not in rendered
+
+
+def test_figures_take_the_colours_of_the_page(run):
+    metrics = run.report.models[1]
+    drawn = figures.per_class(metrics.accuracy[2], metrics.accuracy[-1])
+    assert "var(--series-0)" in drawn
+    assert "var(--ink)" in drawn
+    assert not re.search(r"#0102\d\d", drawn)
+    assert drawn == figures.per_class(metrics.accuracy[2], metrics.accuracy[-1])
+    lines = [("fast", [1.0, 1.1, 1.2]), ("slow", [4.0, 5.0, 4.5])]
+    assert figures.ecdf(lines, "latency").count("stroke-dasharray") >= 1
+    spots = [figures.Spot("a", 1.0, 0.9, 0.8, 0.95), figures.Spot("b", 2.0, 0.95, 0.9, 0.99)]
+    assert ">budget<" in figures.spots(spots, 1.5)
+    assert ">budget<" not in figures.spots(spots, None)
+
+
+def test_the_command_writes_one_file_and_prints_markdown(run, tmp_path):
+    done = capdeploy("report", run.folder, "-o", tmp_path / "report.html")
+    assert (done.returncode, done.stderr) == (0, "")
+    checked((tmp_path / "report.html").read_text())
+    again = capdeploy("report", run.folder, "-o", tmp_path / "report.html")
+    assert again.returncode == 2
+    assert "add --force" in again.stderr
+    printed = capdeploy("report", run.folder, "-f", "md")
+    assert printed.stdout.startswith("# tests.nets:Residual: 3 of 10 classes (7, 1, 4)")
+    assert "## Parity with PyTorch" in printed.stdout
+    assert "svg" not in printed.stdout
+
+
+def test_no_run_and_no_library_are_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"is no run: it has no report.json"):
+        page.read(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"capdeploy\[report\]"):
+        figures.ecdf([("a", [1.0])], "x")
