@@ -82,7 +82,9 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
         for result in made:
             folder, samples = work / result.name, planned.samples
             bits = stages.in_fewer_bits(recipe, result.final, samples, test, folder, say)
+            trust = stages.trust(result.final, samples, test, recipe.batch_size, recipe.seed)
             metrics = result.metrics(shared, test, recipe.batch_size, bits)
+            metrics = metrics.model_copy(update={"trust": trust})
             pack.seal(
                 result.final, result.plan, metrics, test, folder,
                 recipe=recipes.to_toml(recipe), baseline=result.baseline,

@@ -1,4 +1,4 @@
-"""Samples = batches of the chosen classes; `open` makes them from a data set."""
+"""Samples = batches of the chosen classes; `open_dataset` finds the images."""
 
 from __future__ import annotations
 
@@ -161,32 +161,38 @@ class Samples:
 
     def open_test(self) -> Images:
         """Open the test split: ``test`` if the data set has one, else ``val``."""
-        return self._open("test" if "test" in self.dataset.splits else "val")
+        return self._open(self._test())
 
-    def dropped(self, count: int, *, seed: int) -> Images | None:
-        """Draw at most `count` training images of the other classes, without labels.
+    def dropped(self, count: int, *, seed: int, test: bool = False) -> Images | None:
+        """Draw at most `count` images of the other classes, without labels.
 
         Parameters
         ----------
         count : int
-            How many at most.
+            How many.
         seed : int
             Of the draw.
+        test : bool
+            From the test split.
 
         Returns
         -------
         Images | None
-            Their labels mean nothing (-1); None if there are no other classes or `count` is 0.
+            Labelled -1; None if there are no other classes or `count` is 0.
         """
-        others = np.flatnonzero(~np.isin(self.dataset.labels("train"), self.data_classes))
+        split = self._test() if test else "train"
+        others = np.flatnonzero(~np.isin(self.dataset.labels(split), self.data_classes))
         drawn = np.random.default_rng(seed).permutation(others)[:count]
-        if not len(drawn):
-            return None
         rows = drawn.astype(np.int64)
-        cache, bad = self._decode("train", rows)
+        if not len(rows):
+            return None
+        cache, bad = self._decode(split, rows)
         good = rows[~np.isin(rows, bad)]
         labels = np.full(len(good), -1, dtype=np.int64)
-        return Images(self.dataset, "train", good, labels, self.preprocessing, cache)
+        return Images(self.dataset, split, good, labels, self.preprocessing, cache)
+
+    def _test(self) -> str:
+        return "test" if "test" in self.dataset.splits else "val"
 
     def _open(self, split: str) -> Images:
         of_data = {data: label for label, data in enumerate(self.data_classes)}

@@ -43,6 +43,7 @@ PLAIN: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
 ]
+SET = "__builtin__.set"  # which every network holds
 PLAIN_NAMES = {
     kind[1] if isinstance(kind, tuple) else f"{kind.__module__}.{kind.__qualname__}"
     for kind in PLAIN
@@ -216,11 +217,14 @@ def _mappable(file: Path) -> bool:
 
 
 def _foreign(file: Path, names: list[str], error: Exception) -> str:
+    way_out = "save its state_dict() instead, or add --trust-checkpoint if you know who made it"
+    if names and sniff(file) is not TORCH and all(name.startswith((*KNOWN, SET)) for name in names):
+        told = "is a whole network in torch's format of before 1.6, which cannot be read without"
+        return f"checkpoint {file} {told} running its code; {way_out}"
     if names:
         return (
             f"checkpoint {file} holds objects that would run code: {', '.join(names[:4])}"
-            f"{', ...' if len(names) > 4 else ''}; save its state_dict() instead, or add "
-            "--trust-checkpoint if you know who made it"
+            f"{', ...' if len(names) > 4 else ''}; {way_out}"
         )
     reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
     return (

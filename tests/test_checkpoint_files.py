@@ -209,3 +209,12 @@ def test_no_content_makes_the_sniffer_stumble(tmp_path, data):
     (tmp_path / "f").write_bytes(data)
     found = sniff(tmp_path / "f")
     assert found.opens == (found.kind in {"torch", "pickle", "safetensors"})
+
+
+def test_a_whole_network_in_the_old_format_is_named_for_what_it_is(tmp_path):
+    made = torchvision.models.squeezenet1_1(num_classes=4)
+    torch.save(made, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"in torch's format of before 1\.6.*state_dict"):
+        read_state(tmp_path / "old.pt")
+    trusted = read_state(tmp_path / "old.pt", Reading(trust=True))
+    assert set(trusted) == set(made.state_dict())

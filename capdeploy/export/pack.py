@@ -217,6 +217,7 @@ def seal(
         accuracy=metrics.accuracy[-1],
         artifact=metrics.artifact,
         quantized=metrics.quantized,
+        trust=metrics.trust,
         files=bundle.entries(folder),
     )
     (folder / bundle.MANIFEST).write_text(bundle.sealed(manifest).to_json())

@@ -1,6 +1,6 @@
 """What each step of the street needs from the recipe, and what it adds to a model's record."""
 
-from capdeploy.stages.finishing import before, bench, rewrite
+from capdeploy.stages.finishing import before, bench, rewrite, trust
 from capdeploy.stages.inputs import (
     Inputs,
     architecture,
@@ -22,6 +22,6 @@ from capdeploy.stages.training import train
 __all__ = [
     "TRAINING_RECIPE", "Inputs", "Made", "architecture", "before", "bench", "dataset_of",
     "draw", "ground", "in_fewer_bits", "inspect", "make", "open_inputs", "preprocessing", "reading",
-    "rewrite", "train",
+    "rewrite", "train", "trust",
     "wanted_precisions", "with_classes",
 ]  # fmt: skip

@@ -11,11 +11,13 @@ from capdeploy.bench import matrix
 from capdeploy.errors import CapdeployError
 from capdeploy.model import Model
 from capdeploy.progress import Say
-from capdeploy.samples import Images
+from capdeploy.samples import Images, Samples
 from capdeploy.train import evaluate
+from capdeploy.train import trust as trusting
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import BenchmarkReport
+from capdeploy.values.trust import Trust
 
 
 def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[Accuracy, ...]:
@@ -27,6 +29,15 @@ def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[A
     if not narrow.head_cut:
         return (masked, first)  # the last stage is what is shipped
     return (first, masked, evaluate.accuracy(narrow, test, stage="head cut", batch_size=batch_size))
+
+
+def trust(model: Model, images: Samples, test: Images, batch_size: int, seed: int) -> Trust | None:
+    """Calibrate a finished network and teach it to refuse; None where the head is whole."""
+    if not model.head_cut:
+        return None
+    known = images.dropped(len(images.validation), seed=seed)
+    unknown = images.dropped(len(test), seed=seed, test=True)
+    return trusting.fit(model, images.validation, known, test, unknown, batch_size=batch_size)
 
 
 def bench(recipe: Recipe, output: Path, say: Say) -> BenchmarkReport:

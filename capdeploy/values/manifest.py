@@ -13,6 +13,7 @@ from capdeploy.values.checkpoint import Checkpoint, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.cost import Cost
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
+from capdeploy.values.trust import Trust
 
 # No longer than any file system takes.
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -43,6 +44,7 @@ class Manifest(Noun):
     accuracy: Accuracy | None = None
     artifact: Artifact
     quantized: tuple[Quantized, ...] = Field(default=(), description="in fewer bits, by runtime")
+    trust: Trust | None = Field(default=None, description="None if the head is whole")
     files: dict[str, FileEntry]
     self_sha256: str = Field(
         default="", description="of this document's JSON with this field empty"

@@ -16,6 +16,7 @@ from capdeploy.values.latency import Search
 from capdeploy.values.noise import Noise
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.profile import Scenario
+from capdeploy.values.trust import Trust
 
 
 class Epoch(Noun):
@@ -63,6 +64,7 @@ class Metrics(Noun):
     denormals_flushed: int = Field(default=0, ge=0)
     artifact: Artifact
     quantized: tuple[Quantized, ...] = Field(default=(), description="rejected ones too")
+    trust: Trust | None = Field(default=None, description="None if the head is whole")
 
 
 class Settings(Noun):

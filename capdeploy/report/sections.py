@@ -1,0 +1,234 @@
+"""The sections of a run's report, each a question and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from capdeploy import profiles
+from capdeploy.bench.stats import percentile
+from capdeploy.errors import ConfigError
+from capdeploy.report import figures, plans, precision, tables
+from capdeploy.report.tables import Table
+from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.plan import PruningPlan
+from capdeploy.values.report import BenchmarkReport, Measured, Metrics, Row, RunReport
+
+MOST_GROUPS = 60
+"""A plan with more groups is shown as a table alone."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot and what it shows, in words, for those who do not see it."""
+
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question and its answer."""
+
+    title: str
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = ()
+    text: Sequence[str] = ()
+
+
+def cpu_rows(report: RunReport) -> Iterator[Row]:
+    """Pick the rows that were measured on the CPU."""
+    benchmark = report.benchmark
+    for row in benchmark.rows if isinstance(benchmark, BenchmarkReport) else ():
+        if row.settings.device == "cpu" and isinstance(row.result, Measured):
+            yield row
+
+
+def spots(report: RunReport, plots: bool) -> list[Figure]:
+    """Plot accuracy against the latency in the first runtime of graphs that was measured."""
+    rows = [row for row in cpu_rows(report) if row.settings.runtime != "pytorch"]
+    if not plots or not rows:
+        return []
+    runtime = rows[0].settings.runtime
+    known = {metrics.name: metrics for metrics in report.models}
+    points = []
+    for row in rows:
+        at, result = row.settings, row.result
+        if at.runtime != runtime or not isinstance(result, Measured) or at.bundle not in known:
+            continue
+        top1 = _accuracy_of(known[at.bundle], runtime, at.precision)
+        if top1 is not None:
+            bits = "" if at.precision == "fp32" else f" {at.precision}"
+            points.append(figures.Spot(
+                at.bundle + bits, percentile(result.latency_ms, 50), top1.top1, *top1.interval,
+            ))  # fmt: skip
+    caption = f"Accuracy against p50 latency in {runtime} on the CPU; up and left is better."
+    return [Figure(caption, figures.spots(points, _budget_ms(report)))]
+
+
+def _accuracy_of(metrics: Metrics, runtime: str, bits: str) -> Accuracy | None:
+    if bits == "fp32":
+        return metrics.accuracy[-1]
+    return next((each.after for each in metrics.quantized
+                 if (each.runtime, each.precision) == (runtime, bits)), None)  # fmt: skip
+
+
+def _budget_ms(report: RunReport) -> float | None:
+    for metrics in report.models:
+        if metrics.search is not None:
+            return metrics.search.budget_ms
+    if isinstance(report.benchmark, BenchmarkReport):
+        try:
+            limit = profiles.load(report.benchmark.profile).budgets.latency_p50_ms
+        except ConfigError:  # a profile of the user's that is not here
+            return None
+        return None if limit is None else limit.value
+    return None
+
+
+def precisions(report: RunReport) -> list[Section]:
+    """Show what fewer bits cost and save, if there are any."""
+    table = precision.precisions(report)
+    return [] if table is None else [Section("Fewer bits", [table])]
+
+
+def accuracy(metrics: Metrics, plots: bool) -> Section:
+    """Show one model by stage and by class, its training, and who is taken for whom."""
+    before = next(
+        (entry for entry in metrics.accuracy if entry.stage == "head cut"), metrics.accuracy[0]
+    )
+    drawn = []
+    if plots and before is not metrics.accuracy[-1]:
+        caption = f"Accuracy by class before and after, the worst of {metrics.name} on top."
+        drawn.append(Figure(caption, figures.per_class(before, metrics.accuracy[-1])))
+    if plots and metrics.training is not None and metrics.training.epochs:
+        drawn.append(Figure("Training loss and validation accuracy by epoch.",
+                            figures.training(metrics.training)))  # fmt: skip
+    shown = [tables.stages(metrics), tables.per_class(metrics)]
+    if metrics.confusion:
+        shown.append(_confusion(metrics))
+    return Section(f"Accuracy of {metrics.name}", shown, drawn)
+
+
+def trust(report: RunReport) -> list[Section]:
+    """Show how far confidence can be believed, and what becomes of images of other classes."""
+    known = [(metrics, metrics.trust) for metrics in report.models if metrics.trust is not None]
+    if not known:
+        return []
+    rows = []
+    for metrics, fitted in known:
+        refused = fitted.rejection
+        cells = ("-",) * 4
+        if refused is not None:
+            cells = (
+                f"{refused.score} (AUROC {refused.auroc[refused.score]:.3f})",
+                f"{refused.accepted_kept:.1%}", f"{refused.accepted_dropped:.1%}",
+                str(refused.dropped_images),
+            )  # fmt: skip
+        rows.append((metrics.name, f"{fitted.temperature:.2f}", f"{fitted.ece_before:.3f}",
+                     f"{fitted.ece_after:.3f}", *cells))  # fmt: skip
+    columns = ("model", "temperature", "calibration error", "calibrated", "told apart by",
+               "kept accepted", "dropped accepted", "dropped images")  # fmt: skip
+    note = (
+        "expected calibration error over 15 bins and shares on the test split; temperature and "
+        "threshold fitted on held-out training images, 95 % of the kept ones accepted there"
+    )
+    shown = [Table("Confidence, and images of dropped classes", columns, tuple(rows), (note,))]
+    metrics, fitted = known[-1]
+    if fitted.rejection is not None:
+        names = report.classes.names
+        taken = tuple((name, str(count)) for name, count in
+                      zip(names, fitted.rejection.taken_for, strict=True))  # fmt: skip
+        title = f"{metrics.name}: what images of dropped classes are taken for"
+        shown.append(Table(title, ("class", "images"), taken))
+    return [Section("Trust", shown)]
+
+
+def _confusion(metrics: Metrics) -> Table:
+    names = [entry.name for entry in metrics.accuracy[-1].classes]
+    rows = tuple(
+        (name, *(str(count) if count else "" for count in row))
+        for name, row in zip(names, metrics.confusion, strict=False)
+    )
+    title = f"{metrics.name}: who is taken for whom (rows: true class, columns: answer)"
+    return Table(title, ("", *names), rows)
+
+
+def latency(report: RunReport, plots: bool) -> list[Section]:
+    """Show every row of the benchmark, and how its latencies are spread."""
+    benchmark = report.benchmark
+    if not isinstance(benchmark, BenchmarkReport):
+        return []
+    drawn = []
+    runtimes = dict.fromkeys(row.settings.runtime for row in cpu_rows(report))
+    for runtime in runtimes if plots else ():
+        lines = [
+            (row.settings.row.replace(f" in {runtime}", "").removesuffix(" on cpu"),
+             row.result.latency_ms)
+            for row in cpu_rows(report)
+            if row.settings.runtime == runtime and isinstance(row.result, Measured)
+        ]  # fmt: skip
+        caption = f"Distribution of single latencies in {runtime}; left is faster, steep is steady."
+        drawn.append(Figure(caption, figures.ecdf(lines, f"latency in {runtime}")))
+    return [Section("Latency", [tables.benchmark(benchmark)], drawn)]
+
+
+def structure(report: RunReport, drawn: dict[str, PruningPlan], plots: bool) -> Iterator[Section]:
+    """Show what remains of each group, and how a latency was searched."""
+    for metrics in report.models:
+        plan = drawn.get(metrics.name)
+        if plan is None or not plan.budget.cuts:
+            continue
+        shown: list[Figure] = []
+        if plots and len(plan.groups) <= MOST_GROUPS:
+            caption = f"Channels of each coupled group that {metrics.name} keeps."
+            shown.append(Figure(caption, figures.widths(plan)))
+        candidates = [_candidates(plan)] if plan.search is not None else []
+        yield Section(f"What {metrics.name} keeps", [plans.plan(plan), *candidates], shown)
+
+
+def _candidates(plan: PruningPlan) -> Table:
+    search = plan.search
+    trials = search.trials if search is not None else ()
+    rows = tuple(
+        (str(place + 1), tables.count(trial.macs), tables.milliseconds(trial.estimated_ms),
+         tables.milliseconds(trial.measured_ms),
+         f"{trial.estimated_ms / trial.measured_ms - 1:+.0%}",
+         "taken" if search is not None and place == search.chosen else "")
+        for place, trial in enumerate(trials)
+    )  # fmt: skip
+    note = (search.sentence,) if search is not None else ()
+    columns = ("candidate", "MACs", "estimated ms", "measured ms", "estimate off by", "")
+    return Table("Search for the latency", columns, rows, note)
+
+
+def parity(report: RunReport) -> Table:
+    """List the proofs that every graph answers as its network does."""
+    rows = [
+        (metrics.name, proof.stage, f"{proof.top1_agreement:.1%}", f"{proof.max_abs_error:.1e}",
+         f"{proof.atol:.1e}", str(proof.images), "holds" if proof.holds else "FAILS")
+        for metrics in report.models for proof in metrics.artifact.parity
+    ]  # fmt: skip
+    columns = ("model", "graph", "same top-1", "largest error", "accepted", "images", "")
+    return Table("Every graph against the network it was made from", columns, tuple(rows))
+
+
+def environment(report: RunReport) -> list[Section]:
+    """Say on what machine and how it was measured."""
+    benchmark = report.benchmark
+    facts = [
+        ("checkpoint", f"{report.checkpoint.file}, SHA-256 {report.checkpoint.sha256[:12]}"),
+        ("strategy", f"{report.strategy}, {report.scored_images} images scored"),
+        ("capdeploy", report.tool_version),
+    ]
+    text = []
+    if isinstance(benchmark, BenchmarkReport):
+        here = benchmark.environment
+        facts += [*here.hard_keys().items(), *here.soft_keys().items(),
+                  ("fingerprint", here.fingerprint)]  # fmt: skip
+        text.append(f"One inference: {benchmark.includes}.")
+        if benchmark.noise is not None:
+            text.append(benchmark.noise.sentence)
+    if report.bad_images:
+        text.append(f"Unreadable images left out: {len(report.bad_images)}.")
+    return [Section("Where and how", [Table("Environment", ("", ""), tuple(facts))], text=text)]

@@ -1,0 +1,159 @@
+"""Fits a temperature and a threshold to a finished network; its answers stay as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import roc_auc_score
+
+from capdeploy.model import Model
+from capdeploy.samples import Images
+from capdeploy.train.evaluate import answered
+from capdeploy.values.trust import (
+    Logits,
+    Rejection,
+    Score,
+    Trust,
+    outsider_scores,
+    probabilities,
+)
+
+BINS = 15
+ACCEPTED = 0.95
+"""Share of held-out kept-class images that the threshold accepts."""
+COLDEST, HOTTEST = 0.05, 20.0
+SCORES: tuple[Score, ...] = ("max logit", "energy")
+
+
+def temperature(logits: Logits, targets: npt.NDArray[np.int64]) -> float:
+    """Find the temperature at which the targets are likeliest.
+
+    Parameters
+    ----------
+    logits : Logits
+        (N, k) answers to held-out images.
+    targets : npt.NDArray[np.int64]
+        (N,) right outputs.
+
+    Returns
+    -------
+    float
+        Between 0.05 and 20.
+
+    References
+    ----------
+    Guo et al., On calibration of modern neural networks, ICML 2017, section 4.2.
+    """
+    rows = np.arange(len(targets))
+
+    def loss(log_temperature: float) -> float:
+        chances = probabilities(logits, float(np.exp(log_temperature)))[rows, targets]
+        return -float(np.log(np.maximum(chances, 1e-300)).mean())
+
+    bounds = (float(np.log(COLDEST)), float(np.log(HOTTEST)))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def calibration_error(chances: npt.NDArray[np.float64], targets: npt.NDArray[np.int64]) -> float:
+    """Compute the expected calibration error over 15 bins of equal width.
+
+    Parameters
+    ----------
+    chances : npt.NDArray[np.float64]
+        (N, k) probabilities.
+    targets : npt.NDArray[np.int64]
+        (N,) right outputs.
+
+    Returns
+    -------
+    float
+        Mean distance of confidence and accuracy, 0..1, bins weighted by their images.
+
+    References
+    ----------
+    Naeini et al., Obtaining well calibrated probabilities using Bayesian binning, AAAI 2015.
+    """
+    confidence = chances.max(axis=1)
+    right = chances.argmax(axis=1) == targets
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [
+        abs(right[bins == each].mean() - confidence[bins == each].mean()) * (bins == each).sum()
+        for each in np.unique(bins)
+    ]
+    return float(sum(gaps) / len(targets))
+
+
+def fit(
+    model: Model,
+    held_out: Images,
+    others: Images | None,
+    test: Images,
+    test_others: Images | None,
+    *,
+    batch_size: int,
+) -> Trust:
+    """Fit temperature and threshold on images of the training part, and judge both on the test.
+
+    Parameters
+    ----------
+    model : Model
+        The finished network, its head cut.
+    held_out : Images
+        Validation images of the kept classes.
+    others : Images | None
+        Images of dropped classes, of the training part.
+    test : Images
+        The test split.
+    test_others : Images | None
+        Images of dropped classes of the test split.
+    batch_size : int
+        Images per pass.
+
+    Returns
+    -------
+    Trust
+        What `capdeploy predict` goes by.
+    """
+    inside, targets = _logits(model, held_out, batch_size), held_out.labels
+    found = temperature(inside, targets)
+    judged = _logits(model, test, batch_size)
+    rejection = None
+    if others is not None and test_others is not None:
+        outside = _logits(model, others, batch_size)
+        rejection = _rejection(inside, outside, judged, _logits(model, test_others, batch_size))
+    return Trust(
+        temperature=found,
+        calibration_images=len(held_out),
+        ece_before=calibration_error(probabilities(judged, 1.0), test.labels),
+        ece_after=calibration_error(probabilities(judged, found), test.labels),
+        rejection=rejection,
+    )
+
+
+def _rejection(inside: Logits, outside: Logits, test: Logits, test_outside: Logits) -> Rejection:
+    best = max(SCORES, key=lambda score: auroc(inside, outside, score))
+    threshold = float(np.quantile(outsider_scores(inside, best), 1 - ACCEPTED))
+    accepted = [float((outsider_scores(each, best) >= threshold).mean())
+                for each in (test, test_outside)]  # fmt: skip
+    taken = np.bincount(test_outside.argmax(axis=1), minlength=test_outside.shape[1])
+    return Rejection(
+        score=best, threshold=threshold,
+        auroc={score: auroc(test, test_outside, score) for score in SCORES},
+        accepted_kept=accepted[0], accepted_dropped=accepted[1],
+        kept_images=len(test), dropped_images=len(test_outside),
+        taken_for=tuple(int(count) for count in taken),
+    )  # fmt: skip
+
+
+def auroc(inside: Logits, outside: Logits, score: Score) -> float:
+    """Compute the chance that a kept-class image scores higher than a dropped-class one."""
+    scores = np.concatenate([outsider_scores(inside, score), outsider_scores(outside, score)])
+    return float(roc_auc_score([1] * len(inside) + [0] * len(outside), scores))
+
+
+def _logits(model: Model, images: Images, batch_size: int) -> Logits:
+    found: Logits = np.concatenate(
+        [answers.numpy() for answers, _ in answered(model, images, batch_size)]
+    )
+    return found

@@ -1,0 +1,109 @@
+"""Temperature, calibration error and threshold, against definitions and known cases."""
+
+import numpy as np
+import pytest
+
+from capdeploy import bundle
+from capdeploy.errors import DataError
+from capdeploy.predict import answers
+from capdeploy.train import trust
+from capdeploy.values.trust import outsider_scores, probabilities
+from tests.street.test_street import capdeploy
+
+
+def overconfident(count=4000, factor=3.0, seed=0):
+    """Logits whose probabilities are right, multiplied by a factor: T = factor mends them."""
+    random = np.random.default_rng(seed)
+    honest = random.normal(0, 1.5, (count, 4))
+    chances = probabilities(honest.astype(np.float32), 1.0)
+    targets = np.array([random.choice(4, p=row / row.sum()) for row in chances])
+    return (honest * factor).astype(np.float32), targets
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_temperature_undoes_what_was_done(factor):
+    logits, targets = overconfident(factor=factor)
+    assert trust.temperature(logits, targets) == pytest.approx(factor, rel=0.1)
+
+
+def test_calibration_lowers_the_error_and_keeps_the_answers():
+    logits, targets = overconfident()
+    before = trust.calibration_error(probabilities(logits, 1.0), targets)
+    after = trust.calibration_error(probabilities(logits, 3.0), targets)
+    assert before > 0.15
+    assert after < 0.04
+    assert (probabilities(logits, 3.0).argmax(1) == logits.argmax(1)).all()
+
+
+def test_the_calibration_error_by_hand():
+    # Two bins: 0.9 and right half of the time; 0.6 and always right.
+    chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    found = trust.calibration_error(chances, np.array([0, 1, 0, 0]))
+    assert found == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1.0 - 0.6)) / 4)
+
+
+def test_scores_are_what_the_papers_say():
+    logits = np.array([[1.0, 2.0, 3.0], [1000.0, 0.0, 0.0]], np.float32)
+    assert outsider_scores(logits, "max logit").tolist() == [3.0, 1000.0]
+    by_hand = np.log(np.exp([1.0, 2.0, 3.0]).sum())
+    assert outsider_scores(logits, "energy") == pytest.approx([by_hand, 1000.0])
+
+
+def test_auroc_is_the_chance_to_score_higher():
+    random = np.random.default_rng(0)
+    inside = random.normal(1, 1, (60, 3)).astype(np.float32)
+    outside = random.normal(0, 1, (50, 3)).astype(np.float32)
+    by_hand = np.mean(inside.max(1)[:, None] > outside.max(1)[None, :])
+    assert trust.auroc(inside, outside, "max logit") == pytest.approx(by_hand)
+
+
+def test_a_run_knows_its_outsiders(run):
+    found = run.report.models[1].trust
+    assert 0.05 < found.temperature < 20
+    assert found.rejection.accepted_kept > 0.8
+    assert found.rejection.accepted_dropped < found.rejection.accepted_kept
+    assert sum(found.rejection.taken_for) == found.rejection.dropped_images
+    opened = bundle.read(run.bundle)
+    assert opened.manifest.trust == found
+    logits = bundle.CheckImages.load(run.bundle).logits
+    said = answers(opened, logits)
+    rejected = np.mean([answer.rejected for answer in said])
+    assert rejected == pytest.approx(1 - found.rejection.accepted_kept, abs=0.15)
+    assert [answer.label for answer in said] == [
+        opened.manifest.classes.names[at] for at in logits.argmax(1)
+    ]
+    assert all(answer.calibrated for answer in said)
+
+
+def test_predict_answers_and_refuses(run, tmp_path):
+    from PIL import Image
+
+    checks = bundle.CheckImages.load(run.bundle)
+    paths = []
+    for number in range(6):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(np.asarray(checks.images[number])).save(paths[-1])
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.full((16, 16, 3), 128, np.uint8)).save(grey)
+    done = capdeploy("predict", run.bundle, *paths, grey, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    import json
+
+    said = json.loads(done.stdout)["answers"]
+    assert len(said) == 7
+    names = bundle.read(run.bundle).manifest.classes.names
+    right = [said[at]["label"] == names[checks.labels[at]] for at in range(6)]
+    assert sum(right) >= 4
+    table = capdeploy("predict", run.bundle, grey)
+    assert "none of them" in table.stdout or said[-1]["rejected"] is False
+
+
+def test_what_predict_refuses(run, tmp_path):
+    (tmp_path / "no.png").write_text("no image")
+    done = capdeploy("predict", run.bundle, tmp_path / "no.png")
+    assert done.returncode == DataError.exit_code
+    assert "no.png cannot be read as an image" in done.stderr
+    done = capdeploy("predict", run.bundle, tmp_path / "no.png", "--precision", "int8")
+    assert "has no int8 graph for onnxruntime, only fp32" in done.stderr
+    done = capdeploy("predict", run.folder, tmp_path / "no.png")
+    assert done.returncode == 2
