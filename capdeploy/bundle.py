@@ -61,10 +61,14 @@ class Bundle:
         for each in self._quantized(runtime):
             if each.precision == precision:
                 return replace(self, precision=precision, graphs=each.files)
+        others = [each.runtime for each in self.manifest.quantized
+                  if each.precision == precision and each.rejected is None]  # fmt: skip
         raise UsageError(
             f"{self.folder} has no {precision} graph for {runtime}, only "
-            f"{', '.join(self.precisions(runtime))}; compress it with --precision {precision}"
-        )
+            f"{', '.join(self.precisions(runtime))}; "
+            + (f"it has one for {', '.join(others)}" if others
+               else f"compress it with --precision {precision}")
+        )  # fmt: skip
 
     def _quantized(self, runtime: str) -> tuple[Quantized, ...]:
         return tuple(

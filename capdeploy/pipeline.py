@@ -32,6 +32,8 @@ class Planned:
 
 def plan(recipe: Recipe, say: Say) -> Planned:
     """Open, cut the head, score, and draw one plan for each ratio; ratio 0 comes first."""
+    stages.require_latency(recipe)
+    stages.wanted_precisions(recipe)
     say.step("open checkpoint and data")
     inputs = stages.open_inputs(recipe, say)
     full, narrow, images = inputs.full, inputs.narrow, inputs.samples
@@ -69,7 +71,6 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
         Costs, accuracies, proofs and latencies; also written to ``report.json``.
     """
     workplace.refuse_existing(output, force=force)
-    stages.wanted_precisions(recipe)
     planned = plan(recipe, say)
     models = []
     with workplace.open_workplace(output, force=force) as work:
@@ -82,7 +83,7 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
         for result in made:
             folder, samples = work / result.name, planned.samples
             bits = stages.in_fewer_bits(recipe, result.final, samples, test, folder, say)
-            trust = stages.trust(result.final, samples, test, recipe.batch_size, recipe.seed)
+            trust = stages.trust(result.final, samples, test, recipe.batch_size, recipe.seed, say)
             metrics = result.metrics(shared, test, recipe.batch_size, bits)
             metrics = metrics.model_copy(update={"trust": trust})
             pack.seal(

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from capdeploy.bundle import Bundle
-from capdeploy.errors import MissingDeviceError
+from capdeploy.errors import MissingDeviceError, UntrustedError
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.values.answer import Answer
-from capdeploy.values.trust import Trust, outsider_scores, probabilities
+from capdeploy.values.trust import outsider_scores, probabilities
 
 
 def predict(
@@ -21,6 +21,7 @@ def predict(
     runtime: str = "onnxruntime",
     device: str = "cpu",
     threads: int = 1,
+    trust_factory: bool = False,
 ) -> tuple[Answer, ...]:
     """Answer images.
 
@@ -36,6 +37,8 @@ def predict(
         Where.
     threads : int
         Of the runtime.
+    trust_factory : bool
+        Allow the bundle to name code of its own that builds its network.
 
     Returns
     -------
@@ -44,6 +47,8 @@ def predict(
 
     Raises
     ------
+    UntrustedError
+        If opening the bundle would call code that is not trusted.
     MissingDeviceError
         If the device is not here.
     MissingExtraError
@@ -52,6 +57,10 @@ def predict(
     shelf = RUNTIMES.load(runtime)
     if device not in shelf.devices():
         raise MissingDeviceError(f"no such device: {shelf.title} sees no {device} here")
+    if not trust_factory and (code := shelf.foreign_code(bundle)) is not None:
+        raise UntrustedError(
+            f"{bundle.folder}: its network is built by {code}; add --trust-factory if you trust it"
+        )
     session: Any = shelf.open(bundle, device, threads)
     inputs = bundle.manifest.preprocessing.apply(images)
     logits = np.concatenate([session.run(inputs[at : at + 1]) for at in range(len(inputs))])
@@ -60,25 +69,28 @@ def predict(
 
 
 def answers(bundle: Bundle, logits: npt.NDArray[np.float32]) -> tuple[Answer, ...]:
-    """Read logits, (N, outputs), as a bundle means them."""
+    """Read logits, (N, outputs), as a bundle means them.
+
+    Where the head is whole, its other outputs compete: an image that one of them wins is of no
+    kept class.
+    """
     manifest = bundle.manifest
-    kept = logits if manifest.head_cut else logits[:, list(manifest.classes.kept)]
-    trust = manifest.trust or Trust(
-        temperature=1.0, calibration_images=1, ece_before=0.0, ece_after=0.0
-    )
-    chances = probabilities(kept, trust.temperature)
-    rejection = trust.rejection
-    scores = outsider_scores(kept, rejection.score if rejection is not None else "energy")
+    trust, names = manifest.trust, manifest.classes.names
+    kept = list(range(len(names)) if manifest.head_cut else manifest.classes.kept)
+    rejection = trust.rejection if trust is not None else None
+    chances = probabilities(logits, trust.temperature if trust is not None else 1.0)
+    scores = outsider_scores(logits[:, kept], rejection.score if rejection else "energy")
     found = []
     for row, score in zip(chances, scores, strict=True):
-        best = int(row.argmax())
+        best = int(row[kept].argmax())
+        below = rejection is not None and score < rejection.threshold
         found.append(
             Answer(
-                label=manifest.classes.names[best],
-                confidence=float(row[best]),
-                calibrated=manifest.trust is not None,
+                label=names[best],
+                confidence=float(row[kept][best]),
+                calibrated=trust is not None,
                 score=float(score),
-                rejected=rejection is not None and score < rejection.threshold,
+                rejected=bool(below or int(row.argmax()) not in kept),
             )
         )
     return tuple(found)

@@ -182,12 +182,11 @@ class Samples:
         """
         split = self._test() if test else "train"
         others = np.flatnonzero(~np.isin(self.dataset.labels(split), self.data_classes))
-        drawn = np.random.default_rng(seed).permutation(others)[:count]
-        rows = drawn.astype(np.int64)
-        if not len(rows):
-            return None
+        rows = np.random.default_rng(seed).permutation(others)[:count].astype(np.int64)
         cache, bad = self._decode(split, rows)
         good = rows[~np.isin(rows, bad)]
+        if not len(good):
+            return None
         labels = np.full(len(good), -1, dtype=np.int64)
         return Images(self.dataset, split, good, labels, self.preprocessing, cache)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from capdeploy import bundle
 from capdeploy.errors import OutputExistsError, UsageError
@@ -143,3 +146,18 @@ def cache() -> Path:
     """Name the folder for what may be computed again; it need not exist."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "capdeploy"
+
+
+def recall(file: Path) -> Any:
+    """Read a JSON document from the cache; None if there is none, or it is damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def remember(file: Path, document: Any) -> None:
+    """Write a JSON document into the cache; where that cannot be written to, nothing is kept."""
+    with contextlib.suppress(OSError, UsageError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, json.dumps(document), force=True)

@@ -23,11 +23,17 @@ from capdeploy import errors, graphfile
 from capdeploy.bench import child, measure, sides
 from capdeploy.bench.clock import Clock, WallClock
 from capdeploy.bundle import Bundle
-from capdeploy.errors import CapdeployError, MissingDeviceError, StepFailedError
+from capdeploy.errors import (
+    CapdeployError,
+    MissingDeviceError,
+    MissingError,
+    MissingExtraError,
+    StepFailedError,
+)
 from capdeploy.runtimes import RUNTIMES, Session
 
 WORKER = "capdeploy.bench.layers"
-SECONDS = 600.0
+SECONDS, EACH = 300.0, 10.0  # time limit of a process, and more for each graph
 ROUNDS = 12
 
 
@@ -65,12 +71,15 @@ def times(
         "graphs": [[str(path) for path in row] for row in graphs],
         "runtime": runtime, "device": device, "threads": threads, "evict": evict,
     }  # fmt: skip
+    limit = SECONDS + EACH * sum(map(len, graphs))
     try:
-        outcome = child.run(WORKER, job, threads=threads, timeout=SECONDS)
+        outcome = child.run(WORKER, job, threads=threads, timeout=limit)
     except child.ChildDiedError as error:
         raise StepFailedError(f"layers cannot be timed in {runtime}: {error}") from error
     if "error" in outcome:
-        raise getattr(errors, outcome["error"], StepFailedError)(outcome["message"])
+        kind = getattr(errors, outcome["error"], StepFailedError)
+        # That error makes its message itself, and it is made already.
+        raise (MissingError if kind is MissingExtraError else kind)(outcome["message"])
     found: list[list[float]] = outcome["ms"]
     return found
 

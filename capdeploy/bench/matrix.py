@@ -159,7 +159,7 @@ def _in_child(
     bundle: Bundle, settings: Settings, seconds: float, trust_factory: bool
 ) -> Measured | Skipped:
     baseline = bundle.baseline()
-    if baseline is None and settings.precision != "fp32":
+    if bundle.manifest.role == "baseline" and settings.precision != "fp32":
         baseline = bundle  # in single precision
     job: dict[str, Any] = {
         "bundle": str(bundle.folder.resolve()),

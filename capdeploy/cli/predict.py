@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32",
               show_default=True, help="Of the graphs that the bundle has.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--trust-factory", is_flag=True, help="Let the bundle name code that builds it.")
 @format_option
 def command(
-    bundle: Path, images: tuple[Path, ...], runtime: str, precision: str, threads: int, style: str
+    bundle: Path,
+    images: tuple[Path, ...],
+    runtime: str,
+    precision: str,
+    threads: int,
+    trust_factory: bool,
+    style: str,
 ) -> None:
     """Answer IMAGES with the network in BUNDLE.
 
@@ -39,7 +46,7 @@ def command(
 
     opened = bundles.read(bundle).in_precision(precision, runtime)
     pixels = np.stack([_pixels(path, opened) for path in images])
-    found = predict(opened, pixels, runtime=runtime, threads=threads)
+    found = predict(opened, pixels, runtime=runtime, threads=threads, trust_factory=trust_factory)
     rows = tuple(
         (str(path), "none of them" if answer.rejected else answer.label,
          f"{answer.confidence:.1%}", answer.label if answer.rejected else "")
@@ -50,7 +57,7 @@ def command(
         "answers": [{"image": str(path), **answer.model_dump(mode="json")}
                     for path, answer in zip(images, found, strict=True)],
     }  # fmt: skip
-    note = "confidence among the kept classes" + ("" if found[0].calibrated else ", not calibrated")
+    note = "confidence among the outputs" + ("" if found[0].calibrated else ", not calibrated")
     columns = ("image", "answer", "confidence", "nearest")
     tell(style, json.dumps(document), [Table("Answers", columns, rows, (note,))])
 

@@ -7,7 +7,6 @@ network when the group's lowest channels answer zero, all else being whole. No l
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from capdeploy import workplace
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating
 from capdeploy.progress import Say
@@ -70,8 +70,9 @@ def curves(
         if any(scores.of(member.layer) for member in group.members if member.side == "out")
     ]  # fmt: skip
     file = cache / f"sensitivity-{_key(model, scores, images)}.json" if cache else None
-    if file is not None and file.is_file():
-        return {name: tuple(curve) for name, curve in json.loads(file.read_text()).items()}
+    stored = workplace.recall(file) if file is not None else None
+    if isinstance(stored, dict):
+        return {name: tuple(curve) for name, curve in stored.items()}
     batches = [batch for batch, _ in images.batches(batch_size)]
     with torch.no_grad(), evaluating(model.module):
         whole = [F.log_softmax(model.module(batch), dim=1) for batch in batches]
@@ -80,8 +81,7 @@ def curves(
             found[group.name] = _curve(model.module, group, scores, batches, whole)
             say.advance(done + 1, len(scored), f"sensitivity of {group.name}")
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found))
+        workplace.remember(file, found)
     return found
 
 

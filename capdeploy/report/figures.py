@@ -68,11 +68,11 @@ def _axes(height: float) -> Iterator[tuple[Any, list[str]]]:
     from matplotlib.figure import Figure
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": "capdeploy", "font.size": 10, "text.color": INK,
-        "axes.labelcolor": INK, "axes.edgecolor": GRID, "xtick.color": INK, "ytick.color": INK,
-        "axes.grid": True, "grid.color": GRID, "grid.alpha": 0.35, "axes.spines.top": False,
-        "axes.spines.right": False, "legend.frameon": False, "figure.facecolor": "none",
-        "axes.facecolor": "none",
+        "svg.fonttype": "none", "svg.hashsalt": "capdeploy", "text.parse_math": False,
+        "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GRID,
+        "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": GRID,
+        "grid.alpha": 0.35, "axes.spines.top": False, "axes.spines.right": False,
+        "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none",
     }  # fmt: skip
     found: list[str] = []
     with mpl.rc_context(style):
@@ -89,7 +89,8 @@ def _dressed(svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', svg, count=1)
-    svg = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    svg = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", svg)
     svg = svg.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
     for place, stand_in in enumerate(SERIES):
         svg = svg.replace(stand_in, f"var(--series-{place})")
@@ -131,8 +132,8 @@ def per_class(before: Accuracy, after: Accuracy) -> str:
     return found[0]
 
 
-def spots(points: Sequence[Spot], budget_ms: float | None) -> str:
-    """Draw accuracy against latency, with the budget as a line."""
+def spots(points: Sequence[Spot], budgets_ms: Sequence[float]) -> str:
+    """Draw accuracy against latency, with each budget as a line."""
     with _axes(3.4) as (axes, found):
         for place, spot in enumerate(points):
             above, below = 100 * (spot.high - spot.y), 100 * (spot.y - spot.low)
@@ -140,8 +141,9 @@ def spots(points: Sequence[Spot], budget_ms: float | None) -> str:
                 spot.x, 100 * spot.y, yerr=[[below], [above]], marker=MARKERS[place % 6], ms=7,
                 color=SERIES[place % 6], capsize=2.5, lw=0, elinewidth=1.2, label=spot.name,
             )  # fmt: skip
-        if budget_ms is not None:
-            axes.axvline(budget_ms, color=INK, linestyle=(0, (4, 3)), lw=1, label="budget")
+        for place, budget in enumerate(budgets_ms):
+            axes.axvline(budget, color=INK, linestyle=(0, (4, 3)), lw=1,
+                         label="" if place else "budget")  # fmt: skip
         axes.set(xscale="log", xlabel="p50 latency, ms (log)", ylabel="top-1, % (95 %)")
         _plain_numbers(axes)
         axes.margins(x=0.15)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capdeploy import bundle
-from capdeploy.bench.budgets import words
-from capdeploy.errors import UsageError
+from capdeploy.bench.budgets import require, words
+from capdeploy.errors import CapdeployError, UsageError
 from capdeploy.report import sections, tables
 from capdeploy.report.sections import Section
 from capdeploy.values.plan import PruningPlan
@@ -130,20 +130,27 @@ def _verdict(report: RunReport) -> tuple[bool, str]:
     if not isinstance(benchmark, BenchmarkReport):
         line = f"not measured: {benchmark.reason}"
         return not broken, "; ".join([*broken, line])
-    missed = [words(each) for each in benchmark.budgets if each.outcome == "missed"]
-    if broken or missed:
-        return False, "; ".join([*broken, *missed])
+    try:
+        require(benchmark)
+    except CapdeployError as error:
+        broken.append(str(error))
+    if benchmark.missing:
+        broken.append(f"interrupted, {len(benchmark.missing)} row(s) not measured")
+    if broken:
+        return False, "; ".join(broken)
     kept = sum(each.outcome == "kept" for each in benchmark.budgets)
     budgets = f"{kept} of {len(benchmark.budgets)} budgets kept" if benchmark.budgets else (
         f"profile {benchmark.profile} sets no budgets"
     )  # fmt: skip
-    return True, f"every graph answers as the network does; {budgets}"
+    warned = [f"warning: {words(each)}" for each in benchmark.budgets if each.outcome == "missed"]
+    return True, "; ".join(["every graph answers as the network does", budgets, *warned])
 
 
 def _facts(report: RunReport) -> list[tuple[str, str]]:
     last, first = report.models[-1], report.models[0]
     low, high = last.accuracy[-1].interval
     facts = [
+        ("model", last.name),
         ("top-1", f"{last.accuracy[-1].top1:.1%}"),
         ("95 % interval", f"{low:.1%} to {high:.1%}"),
         ("head cut", f"{first.accuracy[-1].top1:.1%}"),

@@ -43,8 +43,10 @@ def _rows(metrics: Metrics, benchmark: BenchmarkReport | None) -> list[tuple[str
             times = _times(whole, found)
             lost = each.drop
             rows.append((
-                metrics.name, runtime, each.precision, percent(each.after),
-                f"{lost.points:+.1f} [{lost.low:+.1f}, {lost.high:+.1f}]",
+                metrics.name, runtime, each.precision,
+                "-" if each.after is None else percent(each.after),
+                "-" if lost is None
+                else f"{lost.points:+.1f} [{lost.low:+.1f}, {lost.high:+.1f}]",
                 f"{each.size_bytes / MIB:.2f}", _latency(found),
                 "" if times is None else f"{times:.2f}x", _verdict(each, times),
             ))  # fmt: skip

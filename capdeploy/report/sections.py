@@ -63,7 +63,7 @@ def spots(report: RunReport, plots: bool) -> list[Figure]:
                 at.bundle + bits, percentile(result.latency_ms, 50), top1.top1, *top1.interval,
             ))  # fmt: skip
     caption = f"Accuracy against p50 latency in {runtime} on the CPU; up and left is better."
-    return [Figure(caption, figures.spots(points, _budget_ms(report)))]
+    return [Figure(caption, figures.spots(points, _budgets_ms(report, rows[0])))]
 
 
 def _accuracy_of(metrics: Metrics, runtime: str, bits: str) -> Accuracy | None:
@@ -73,17 +73,23 @@ def _accuracy_of(metrics: Metrics, runtime: str, bits: str) -> Accuracy | None:
                  if (each.runtime, each.precision) == (runtime, bits)), None)  # fmt: skip
 
 
-def _budget_ms(report: RunReport) -> float | None:
-    for metrics in report.models:
-        if metrics.search is not None:
-            return metrics.search.budget_ms
-    if isinstance(report.benchmark, BenchmarkReport):
+def _budgets_ms(report: RunReport, row: Row) -> list[float]:
+    """List the budgets that stand on the plot's own axis: p50, in the same place as its rows."""
+    at = row.settings
+    found = [
+        metrics.search.budget_ms
+        for metrics in report.models
+        if metrics.search is not None and metrics.search.percentile == 50
+        and (metrics.search.runtime, metrics.search.device, metrics.search.threads)
+        == (at.runtime, at.device, at.threads)
+    ]  # fmt: skip
+    if isinstance(report.benchmark, BenchmarkReport) and not report.benchmark.emulated:
         try:
             limit = profiles.load(report.benchmark.profile).budgets.latency_p50_ms
         except ConfigError:  # a profile of the user's that is not here
-            return None
-        return None if limit is None else limit.value
-    return None
+            limit = None
+        found += [limit.value] if limit is not None else []
+    return found
 
 
 def precisions(report: RunReport) -> list[Section]:

@@ -12,6 +12,7 @@ from capdeploy.stages.inputs import (
 )
 from capdeploy.stages.inspecting import inspect
 from capdeploy.stages.making import Made, make
+from capdeploy.stages.place import require as require_latency
 from capdeploy.stages.precision import in_fewer_bits
 from capdeploy.stages.precision import wanted as wanted_precisions
 from capdeploy.stages.scoring import ground
@@ -22,6 +23,6 @@ from capdeploy.stages.training import train
 __all__ = [
     "TRAINING_RECIPE", "Inputs", "Made", "architecture", "before", "bench", "dataset_of",
     "draw", "ground", "in_fewer_bits", "inspect", "make", "open_inputs", "preprocessing", "reading",
-    "rewrite", "train", "trust",
+    "require_latency", "rewrite", "train", "trust",
     "wanted_precisions", "with_classes",
 ]  # fmt: skip

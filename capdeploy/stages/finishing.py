@@ -8,7 +8,7 @@ from pathlib import Path
 
 from capdeploy import bundle, recipes
 from capdeploy.bench import matrix
-from capdeploy.errors import CapdeployError
+from capdeploy.errors import CapdeployError, DataError
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Images, Samples
@@ -31,12 +31,18 @@ def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[A
     return (first, masked, evaluate.accuracy(narrow, test, stage="head cut", batch_size=batch_size))
 
 
-def trust(model: Model, images: Samples, test: Images, batch_size: int, seed: int) -> Trust | None:
+def trust(
+    model: Model, images: Samples, test: Images, batch_size: int, seed: int, say: Say
+) -> Trust | None:
     """Calibrate a finished network and teach it to refuse; None where the head is whole."""
     if not model.head_cut:
         return None
-    known = images.dropped(len(images.validation), seed=seed)
-    unknown = images.dropped(len(test), seed=seed, test=True)
+    known = unknown = None
+    try:
+        known = images.dropped(len(images.validation), seed=seed)
+        unknown = images.dropped(len(test), seed=seed, test=True)
+    except DataError as error:  # of classes that nobody asked for: no reason to lose the run
+        say.note(f"no threshold for images of other classes: {error}")
     return trusting.fit(model, images.validation, known, test, unknown, batch_size=batch_size)
 
 

@@ -7,6 +7,7 @@ import json
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from capdeploy import workplace
 from capdeploy.bench import environment
@@ -21,7 +22,7 @@ from capdeploy.progress import Say
 from capdeploy.prune import apply
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
-from capdeploy.stages.latency import Place
+from capdeploy.stages.place import Place
 from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.latency import Search, Trial
 from capdeploy.values.plan import PruningPlan
@@ -150,8 +151,8 @@ class Hunt:
         here = [environment.read().fingerprint, settings.model_dump(), self._limit.percentile]
         key = hashlib.sha256(json.dumps([*here, digest(self.base_file), digest(file)]).encode())
         kept = self.cache / f"candidate-{key.hexdigest()[:20]}.json"
-        if kept.is_file():
-            return json.loads(kept.read_text()), True
+        if stored := _pairs(workplace.recall(kept)):
+            return stored, True
         sampling = Sampling(rounds=ROUNDS, percentile=self._limit.percentile)
         try:
             blocks = Processes(self.base_file, file, settings, sampling).blocks(BLOCKS)
@@ -163,8 +164,7 @@ class Hunt:
             pair for block in blocks
             for pair in zip(block.base_wall_ms, block.head_wall_ms, strict=True)
         ]  # fmt: skip
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        workplace.write_file(kept, json.dumps(rounds), force=True)
+        workplace.remember(kept, rounds)
         return rounds, False
 
     def record(self, point: Point) -> PruningPlan:
@@ -175,3 +175,11 @@ class Hunt:
             chosen=self.points.index(point),
         )  # fmt: skip
         return point.plan.model_copy(update={"search": search})
+
+
+def _pairs(stored: Any) -> list[tuple[float, float]]:
+    """Read stored rounds; none if what is stored is something else."""
+    try:
+        return [(float(base), float(head)) for base, head in stored]
+    except (TypeError, ValueError):
+        return []

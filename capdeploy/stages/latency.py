@@ -9,76 +9,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capdeploy import recipes, workplace
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from capdeploy import workplace
 from capdeploy.bench import environment, layers
-from capdeploy.errors import ConfigError
 from capdeploy.export import probes
 from capdeploy.model import Model
 from capdeploy.observe.shapes import shapes
 from capdeploy.progress import Say
-from capdeploy.runtimes import RUNTIMES
+from capdeploy.stages.place import Place
 from capdeploy.values.group import Group
 from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
-from capdeploy.values.recipe import Recipe
 
+Times = npt.NDArray[np.float64]
 LEVELS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of a layer's width that are timed; between them the times are interpolated."""
 LEAST_MS = 1e-4  # a difference of two measured times can come out below zero
 CHAIN = 17
+METHOD = 2  # raised when times come about in another way: stored ones are then measured anew
 MOST_EVICTED = 1 << 26  # bytes; beyond the last cache of most machines
 WEIGHTS_AT_ONCE = 1 << 26  # probes of so many weights are written and opened together
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where latency counts.
-
-    Parameters
-    ----------
-    runtime : str
-        A runtime of graphs.
-    device : str
-        One of its devices.
-    threads : int
-        Of the runtime.
-    """
-
-    runtime: str
-    device: str
-    threads: int
-
-
-def place_of(recipe: Recipe) -> Place:
-    """Say where latency counts for a recipe.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Names a runtime, or a profile that does.
-
-    Returns
-    -------
-    Place
-        The recipe's runtime or the first of the profile's that runs ONNX graphs, on its first
-        device.
-
-    Raises
-    ------
-    ConfigError
-        If that runtime is unknown or runs no graphs, or the profile has none that does.
-    """
-    profile = recipes.profile_of(recipe)
-    wanted = (recipe.runtime,) if recipe.runtime is not None else profile.runtime.runtimes
-    for name in wanted:
-        shelf = RUNTIMES.load(name)
-        devices = [device for device in profile.runtime.devices if device in shelf.supports]
-        if not shelf.needs_bundle and devices:
-            return Place(name, devices[0], profile.runtime.threads)
-    raise ConfigError(
-        f"a latency cannot be searched in {', '.join(wanted)} on "
-        f"{', '.join(profile.runtime.devices)}: give a --runtime that runs ONNX graphs there "
-        "(onnxruntime, openvino)"
-    )
 
 
 @dataclass(frozen=True)
@@ -169,24 +121,42 @@ def _widths(width: int, align: int, *, whole: bool) -> tuple[int, ...]:
 def _timed(
     grids: Sequence[Grid], place: Place, evict: int, cache: Path, say: Say
 ) -> tuple[float, list[WidthTimes]]:
-    """Read or measure what starting a layer costs, and the times of every grid."""
+    """Read or measure what starting an operator costs, and the times of every grid.
+
+    Each is kept as soon as it is measured, so that an interruption costs little.
+    """
     here = environment.read().fingerprint
-    text = json.dumps([here, repr(place), evict, [repr(grid) for grid in grids]])
-    file = cache / f"latency-{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
-    if file.is_file():
-        stored = json.loads(file.read_text())
-        return stored["start_ms"], [WidthTimes.model_validate(row) for row in stored["layers"]]
-    say.step(f"time {len(grids)} kinds of layers in {place.runtime}, {place.threads} thread(s)")
+
+    def file_of(what: object) -> Path:
+        text = json.dumps([METHOD, here, repr(place), evict, repr(what)])
+        return cache / f"latency-{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+
+    known = {grid: _stored(file_of(grid)) for grid in grids}
+    start = workplace.recall(file_of("start"))
+    missing = [grid for grid in grids if known[grid] is None]
+    if missing:
+        kinds = f"{len(missing)} kinds of layers"
+        say.step(f"time {kinds} in {place.runtime}, {place.threads} thread(s)")
     with tempfile.TemporaryDirectory(prefix="capdeploy-layers-") as folder:
-        start = _start_ms(Path(folder), place)
-        times: list[WidthTimes] = []
-        for part in _parts(grids):
-            times += _measured(part, Path(folder), place, evict)
-            say.advance(len(times), len(grids), "layers")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    document = {"start_ms": start, "layers": [each.model_dump(mode="json") for each in times]}
-    workplace.write_file(file, json.dumps(document), force=True)
-    return start, times
+        if not isinstance(start, float):
+            start = _start_ms(Path(folder), place)
+            workplace.remember(file_of("start"), start)
+        done = 0
+        for part in _parts(missing):
+            found = _measured(part, Path(folder), place, evict)
+            for grid, times in zip(part, found, strict=True):
+                workplace.remember(file_of(grid), times.model_dump(mode="json"))
+                known[grid] = times
+            done += len(part)
+            say.advance(done, len(missing), "layers")
+    return start, [each for grid in grids if (each := known[grid]) is not None]
+
+
+def _stored(file: Path) -> WidthTimes | None:
+    try:
+        return WidthTimes.model_validate(workplace.recall(file))
+    except ValidationError:  # nothing is stored, or something else
+        return None
 
 
 def _parts(grids: Sequence[Grid]) -> list[list[Grid]]:
@@ -237,12 +207,41 @@ def _inputs(grid: Grid, out: int | None, into: int) -> int:
 def _differences(grid: Grid, ms: Sequence[float]) -> WidthTimes:
     each = len(grid.outs) + 1
     columns = [ms[at : at + each] for at in range(0, len(ms), each)]
-    rows = tuple(
-        tuple(max(LEAST_MS, column[1 + place] - _around(grid, column[0], out))
-              for column in columns)
+    rows = [
+        [max(LEAST_MS, column[1 + place] - _around(grid, column[0], out)) for column in columns]
         for place, out in enumerate(grid.outs)
-    )  # fmt: skip
-    return WidthTimes(shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, ms=rows)
+    ]
+    smooth = rising(np.array(rows), np.outer(grid.outs, grid.ins).astype(float))
+    found = tuple(tuple(float(value) for value in row) for row in smooth)
+    return WidthTimes(shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, ms=found)
+
+
+def rising(times: Times, work: Times) -> Times:
+    """Bring measured times into an order in which a wider layer never looks faster.
+
+    Noise, and kernels that dislike a width, make some narrower layers slower. Left as they are,
+    they would end the planner's way down: a step that seems to cost time comes last, and what lies
+    behind it is out of reach.
+
+    Parameters
+    ----------
+    times : Times
+        (outputs, inputs) ms at ascending widths.
+    work : Times
+        (outputs, inputs) what each width computes, in any unit; ascending too.
+
+    Returns
+    -------
+    Times
+        Half-way between the highest time of all narrower widths and the lowest of all wider ones,
+        and a hundredth of the slowest time shared out by work, so that every step saves something.
+    """
+    above, below = times, times
+    for axis in (0, 1):
+        above = np.maximum.accumulate(above, axis=axis)
+        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis=axis), axis)
+    found: Times = (above + below) / 2 + 0.01 * times.max() * work / work.max()
+    return found
 
 
 def _around(grid: Grid, whole: float, out: int) -> float:

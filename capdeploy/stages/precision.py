@@ -14,7 +14,7 @@ import torch
 
 from capdeploy import recipes
 from capdeploy.bundle import GRAPH
-from capdeploy.errors import MissingExtraError
+from capdeploy.errors import ConfigError, MissingExtraError, StepFailedError
 from capdeploy.export import quantize
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
@@ -83,6 +83,8 @@ def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
 
     Raises
     ------
+    ConfigError
+        If a precision is asked for that no runtime here takes.
     MissingExtraError
         If a package for one of them is not installed; better now than after the training.
     """
@@ -92,10 +94,18 @@ def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
         found.append(("int8", "onnxruntime"))
     if "openvino" in runtimes:
         found += [(each, "openvino") for each in ("fp16", "int8") if each in recipe.precision]
+    for asked in recipe.precision:
+        if asked != "fp32" and asked not in {precision for precision, _ in found}:
+            takers = "openvino" if asked == "fp16" else "onnxruntime and openvino"
+            raise ConfigError(
+                f"--precision {asked} is for {takers}, and the runtimes here are "
+                f"{', '.join(runtimes)}; add one with --runtimes, or leave {asked} out"
+            )
     for precision, runtime in found:
-        package = "nncf" if (precision, runtime) == ("int8", "openvino") else runtime
-        if find_spec(package) is None:
-            raise MissingExtraError(package, package)
+        packages = [runtime, *(["nncf"] if (precision, runtime) == ("int8", "openvino") else [])]
+        for package in packages:
+            if find_spec(package) is None:
+                raise MissingExtraError(package, package)
     return found
 
 
@@ -155,6 +165,8 @@ def _said(result: Quantized) -> str:
     drop = result.drop
     whole = f", {len(result.in_fp32)} layers in fp32" if result.in_fp32 else ""
     verdict = f"rejected: {result.rejected}" if result.rejected else f"kept{whole}"
+    if drop is None:
+        return f"{result.precision} in {result.runtime} {verdict}"
     return (
         f"{result.precision} in {result.runtime}: {drop.points:+.1f} points lost "
         f"[{drop.low:+.1f}, {drop.high:+.1f}] on {drop.images} images; {verdict}"
@@ -170,17 +182,17 @@ def make(
 ) -> Quantized:
     """Make one graph; where it loses too much, leave the noisiest layers in single precision."""
     result = _attempt(bench, precision, runtime, before, right, ())
-    if result.rejected is None or precision != "int8":
+    if result.rejected is None or result.drop is None or precision != "int8":
         return _settled(bench, result)
     ranked = _ranking(bench)
     for count in ATTEMPTS:
         if count >= len(ranked):
             break
         again = _attempt(bench, precision, runtime, before, right, ranked[:count])
-        if again.drop.points < result.drop.points:
-            result = again
         if again.rejected is None:
-            return _settled(bench, again)
+            return again
+        if again.drop is not None and again.drop.points < result.drop.points:
+            result = again
     return _settled(bench, result)
 
 
@@ -199,19 +211,17 @@ def _attempt(
     right: npt.NDArray[np.bool_],
     exclude: Sequence[str],
 ) -> Quantized:
-    source = bench.folder / GRAPH
     names: tuple[str, ...] = (f"model.{precision}.onnx",)
     if runtime == "openvino":
         names = (f"model.{precision}.xml", f"model.{precision}.bin")
     target = bench.folder / names[0]
-    if runtime == "onnxruntime":
-        quantize.onnx_int8(
-            source, target, bench.calibration, exclude=exclude, reduce_range=bench.reduce_range
-        )
-    elif precision == "int8":
-        quantize.openvino_int8(source, target, bench.calibration, exclude=exclude)
-    else:
-        quantize.openvino_fp16(source, target)
+    try:
+        _make(bench, precision, runtime, target, exclude)
+    except StepFailedError as error:  # the network in single precision is whole, and stays
+        return Quantized(
+            precision=precision, runtime=runtime, files=names, size_bytes=0, before=before,
+            rejected=str(error),
+        )  # fmt: skip
     after, hits = judge(bench, target, runtime)
     drop = Difference.between(right.tolist(), hits.tolist())
     over = f"{drop.points:.1f} points lost, --max-drop allows {bench.most_points:g}"
@@ -224,6 +234,20 @@ def _attempt(
     )  # fmt: skip
 
 
+def _make(
+    bench: Bench, precision: Precision, runtime: GraphRuntime, target: Path, exclude: Sequence[str]
+) -> None:
+    source = bench.folder / GRAPH
+    if runtime == "onnxruntime":
+        quantize.onnx_int8(
+            source, target, bench.calibration, exclude=exclude, reduce_range=bench.reduce_range
+        )
+    elif precision == "int8":
+        quantize.openvino_int8(source, target, bench.calibration, exclude=exclude)
+    else:
+        quantize.openvino_fp16(source, target)
+
+
 def _ranking(bench: Bench) -> list[str]:
     """Order the layers by the noise that 8 bits add to each, by running both graphs."""
     draft = bench.folder / "ranking.onnx"
@@ -231,6 +255,8 @@ def _ranking(bench: Bench) -> list[str]:
     try:
         quantize.onnx_int8(source, draft, bench.calibration, reduce_range=bench.reduce_range)
         return quantize.noisiest(source, draft, bench.calibration[:GLANCE])
+    except StepFailedError:  # what ONNX Runtime cannot take, OpenVINO perhaps could: unranked
+        return []
     finally:
         draft.unlink(missing_ok=True)
 

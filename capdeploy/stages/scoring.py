@@ -10,6 +10,7 @@ from capdeploy.prune import groups, sensitivity
 from capdeploy.prune.ground import Ground
 from capdeploy.samples import Samples
 from capdeploy.stages import latency
+from capdeploy.stages.place import place_of
 from capdeploy.strategies import STRATEGIES, Watch
 from capdeploy.values.cost import Cost
 from capdeploy.values.plan import LayerCut
@@ -61,8 +62,7 @@ def ground(
         )
     times = None
     if any(budget.of_latency for budget in recipe.budgets()):
-        place = latency.place_of(recipe)
         times = latency.table(
-            model, coupled, place, align=recipe.align, cache=workplace.cache(), say=say
+            model, coupled, place_of(recipe), align=recipe.align, cache=workplace.cache(), say=say
         )
     return Ground(scores, coupled, model.geometry, head, full, curves, latency=times)

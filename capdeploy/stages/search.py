@@ -11,9 +11,8 @@ from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
-from capdeploy.stages import latency
 from capdeploy.stages.hunt import MOST, TOLERANCE, Hunt, Point
-from capdeploy.stages.latency import Place
+from capdeploy.stages.place import Place, place_of
 from capdeploy.values.budget import Budget
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
@@ -46,7 +45,7 @@ def draw(
     """
     if budget.limit is None or budget.limit.quantity != "latency":
         return planning.draw(ground, budget)
-    place = latency.place_of(recipe)
+    place = place_of(recipe)
     return meet(full, ground, start, budget, place, cache=workplace.cache(), say=say)
 
 
@@ -112,37 +111,44 @@ def meet(
 
 
 def narrow_down(hunt: Hunt) -> Point:
-    """Measure candidates between one that fits and one that does not, by regula falsi."""
-    slow = (hunt.whole, hunt.base_ms)
+    """Measure candidates between those that fit and those that do not, by regula falsi."""
+    slow = [(hunt.whole, hunt.base_ms)]
     fast: Point | None = None
     aim = hunt.most_ms * (1 - TOLERANCE / 2)
     target = hunt.whole * aim / hunt.base_ms
-    for turn in range(MOST):
+    # The last measurement is kept for the smallest network, in case nothing else fits.
+    while len(hunt.points) < MOST - (fast is None):
         known = len(hunt.points)
         point = hunt.try_out(hunt.draw(target))
         if hunt.near(point):
             return point
-        if len(hunt.points) == known and turn > 0:
+        if len(hunt.points) == known:
             # Widths are coarse: between the two sides lies no other network.
             if fast is not None:
                 return fast
-            return smallest(hunt)
-        if hunt.fits(point):
+            point = smallest(hunt)
+        if not hunt.fits(point):
+            slow.append((point.estimate, point.trial.measured_ms))
+        elif fast is None or point.trial.measured_ms > fast.trial.measured_ms:
             fast = point
-        else:
-            slow = (point.estimate, point.trial.measured_ms)
         target = _between(slow, fast, aim)
     return fast or smallest(hunt)
 
 
-def _between(slow: tuple[float, float], fast: Point | None, aim: float) -> float:
+def _between(slow: list[tuple[float, float]], fast: Point | None, aim: float) -> float:
     """Say where to look next: on the line through both sides, never too near to either."""
-    if fast is None:
-        return slow[0] * min(0.985, aim / slow[1])
-    low, high = fast.estimate, slow[0]
-    rise = slow[1] - fast.trial.measured_ms
-    share = (aim - fast.trial.measured_ms) / rise if rise > 0 else 0.5
-    return low + (high - low) * min(0.9, max(0.1, share))
+    high, slowest = min(slow)
+    if fast is not None:
+        low, rise = fast.estimate, slowest - fast.trial.measured_ms
+        share = (aim - fast.trial.measured_ms) / rise if rise > 0 else 0.5
+        return low + (high - low) * min(0.9, max(0.1, share))
+    if len(slow) == 1:
+        return high * min(0.985, aim / slowest)
+    # A part of the time is the same at any width, so the line does not pass through zero.
+    (near, near_ms), (far, far_ms) = sorted(slow)[:2]
+    slope = (far_ms - near_ms) / (far - near) if far > near else 0.0
+    wanted = near - (near_ms - aim) / slope if slope > 0 else 0.0
+    return min(0.985 * near, max(0.3 * near, wanted))
 
 
 def smallest(hunt: Hunt) -> Point:

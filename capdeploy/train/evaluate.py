@@ -68,9 +68,14 @@ def tally(
     classes = require_classes(model)
     right = []
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    # A whole head may answer with a class that is not kept; that is no column.
+    outputs = range(len(classes)) if model.head_cut else classes.kept
+    places = np.full(model.trace.outputs, -1)
+    places[list(outputs)] = np.arange(len(classes))
     for answers, labels in answered(model, images, batch_size):
-        kept = answers if model.head_cut else answers[:, list(classes.kept)]
-        np.add.at(counts, (labels.numpy(), kept.argmax(dim=1).numpy()), 1)
+        said = answers.argmax(dim=1).numpy()
+        known = places[said] >= 0
+        np.add.at(counts, (labels.numpy()[known], places[said[known]]), 1)
         right.append((answers.argmax(dim=1) == model.targets(labels)).numpy())
     found = Accuracy.counted(stage, classes.names, images.labels, np.concatenate(right))
     return found, tuple(tuple(int(count) for count in row) for row in counts)

@@ -39,7 +39,8 @@ def temperature(logits: Logits, targets: npt.NDArray[np.int64]) -> float:
     Returns
     -------
     float
-        Between 0.05 and 20.
+        Between 0.05 and 20; at least 1 where every answer is right, as nothing then tells how
+        much bolder it may be.
 
     References
     ----------
@@ -52,7 +53,8 @@ def temperature(logits: Logits, targets: npt.NDArray[np.int64]) -> float:
         return -float(np.log(np.maximum(chances, 1e-300)).mean())
 
     bounds = (float(np.log(COLDEST)), float(np.log(HOTTEST)))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    found = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    return max(1.0, found) if (logits.argmax(axis=1) == targets).all() else found
 
 
 def calibration_error(chances: npt.NDArray[np.float64], targets: npt.NDArray[np.int64]) -> float:

@@ -47,7 +47,9 @@ def wilson(correct: int, images: int, z: float = Z95) -> tuple[float, float]:
     centre = share + z * z / (2 * images)
     spread = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
     scale = 1 + z * z / images
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # Rounding may put an end on the wrong side of the share itself.
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
 class ClassAccuracy(Noun):

@@ -89,10 +89,12 @@ class Quantized(Noun):
     precision: Literal["fp16", "int8"]
     runtime: Literal["onnxruntime", "openvino"]
     files: tuple[str, ...] = Field(min_length=1, description="what is opened comes first")
-    size_bytes: int = Field(gt=0, description="of all its files")
+    size_bytes: int = Field(ge=0, description="of all its files; 0 if it could not be made")
     calibration_images: int = Field(default=0, ge=0, description="of the kept classes")
     in_fp32: tuple[str, ...] = Field(default=(), description="nodes that stay in single precision")
     before: Accuracy = Field(description="of the graph in fp32 in this runtime, test split")
-    after: Accuracy
-    drop: Difference = Field(description="top-1 points lost, on the same images")
+    after: Accuracy | None = Field(default=None, description="None if it could not be made")
+    drop: Difference | None = Field(
+        default=None, description="top-1 points lost, on the same images"
+    )
     rejected: str | None = Field(default=None, description="why it is not in the bundle")

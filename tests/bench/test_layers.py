@@ -5,7 +5,7 @@ import pytest
 
 from capdeploy.bench import layers
 from capdeploy.bench.clock import FakeClock
-from capdeploy.errors import ConfigError, MissingDeviceError
+from capdeploy.errors import ConfigError, MissingDeviceError, MissingError
 from capdeploy.export import probes
 from capdeploy.values.latency import LayerShape
 
@@ -26,12 +26,14 @@ class Counted:
 
 def test_every_session_runs_once_a_round_and_the_first_round_does_not_count():
     sessions = [Counted() for _ in range(3)]
-    # The first round is a hundred times slower, as allocations make it.
-    slow, fast = [0, 100_000_000] * 3, [0, 1_000_000] * 3 * layers.ROUNDS
-    clock = FakeClock([second for _, second in zip(range(1000), slow + fast, strict=False)])
-    found = layers.rounds(sessions, np.zeros((1, 3, 4, 4), np.float32), clock, evict=64)
+    # Each reading of the clock adds a step; a call lasts from its first reading to its second.
+    slow, fast = [1, 100_000_000] * 3, [1, 1_000_000] * 3 * layers.ROUNDS
+    found = layers.rounds(
+        sessions, np.zeros((1, 3, 4, 4), np.float32), FakeClock(slow + fast), evict=64
+    )
     assert [session.calls for session in sessions] == [layers.ROUNDS + 1] * 3
     assert found.shape == (layers.ROUNDS, 3)
+    assert found == pytest.approx(np.ones((layers.ROUNDS, 3)))
 
 
 def test_a_wider_layer_takes_longer(tmp_path):
@@ -53,3 +55,13 @@ def test_what_a_runtime_refuses_comes_through(tmp_path):
         layers.times([[tmp_path / "chain.onnx"]], runtime="nosuch", **at)
     with pytest.raises(MissingDeviceError, match="no such device"):
         layers.times([[tmp_path / "chain.onnx"]], runtime="onnxruntime", **at | {"device": "npu"})
+
+
+def test_a_missing_runtime_keeps_its_line_and_its_code(tmp_path, monkeypatch):
+    probes.chain(1, tmp_path / "chain.onnx")
+    said = {"error": "MissingExtraError", "message": "openvino is not installed; pip install it"}
+    monkeypatch.setattr(layers.child, "run", lambda *_, **__: said)
+    with pytest.raises(MissingError, match="openvino is not installed") as stopped:
+        layers.times([[tmp_path / "chain.onnx"]], runtime="openvino", device="cpu", threads=1,
+                     evict=0)  # fmt: skip
+    assert stopped.value.exit_code == 3

@@ -1,9 +1,13 @@
 """A latency budget is met by measuring; where it cannot be met, it is said why."""
 
 import json
+import sys
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capdeploy import pipeline
 from capdeploy.cli import main
@@ -15,6 +19,7 @@ from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import Meter
 from capdeploy.stages import hunt as hunts
 from capdeploy.stages import latency, search
+from capdeploy.stages.place import Place
 from capdeploy.train import head
 from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
@@ -23,7 +28,7 @@ from tests.conftest import SUBSET, recipe, shaken, wrap
 from tests.prune.test_groups_and_cut import scores_for
 from tests.street.test_street import base, capdeploy
 
-PLACE = latency.Place("onnxruntime", "cpu", 1)
+PLACE = Place("onnxruntime", "cpu", 1)
 
 
 def table_of(geometry, each):
@@ -80,8 +85,24 @@ def test_latency_cuts_where_time_goes_and_not_where_macs_go(ground):
     plan = planning.draw(timed, of_latency("70%", allocation="latency", align=2))
     kept = {cut.group: len(cut.kept) / cut.width for cut in plan.groups}
     assert kept[drawn_on.groups[0].name] == min(kept.values())
-    whole, left = Meter("latency", times).whole(drawn_on.geometry), 0.0
-    assert whole > left
+    meter = Meter("latency", times)
+    layers = drawn_on.geometry.layers
+    by_hand = sum(meter.layer(each, each.out_channels, each.in_channels) for each in layers)
+    assert meter.whole(drawn_on.geometry) == pytest.approx(by_hand)
+    assert by_hand > 100
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_wider_layer_never_looks_faster(seed):
+    random = np.random.default_rng(seed)
+    outs, ins = np.arange(1, 6) * 8, np.arange(1, 5) * 8
+    work = np.outer(outs, ins).astype(float)
+    times = work * np.exp(random.normal(0, 0.5, work.shape))
+    found = latency.rising(times, work)
+    assert (np.diff(found, axis=0) > 0).all()
+    assert (np.diff(found, axis=1) > 0).all()
+    # Times that rise already stay as they are, but for the hundredth.
+    assert latency.rising(work, work) == pytest.approx(1.01 * work)
 
 
 class Simulated(hunts.Hunt):
@@ -121,6 +142,33 @@ def test_the_search_ends_near_the_budget_within_a_dozen_measurements(ground, tmp
     assert plan.search.result.measured_ms <= plan.search.budget_ms == pytest.approx(10 * share)
     # Sixteen channels a layer: steps are coarse, and the next wider candidate is too slow.
     assert plan.search.result.measured_ms > 0.85 * plan.search.budget_ms
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Two wide layers, so that single channels make very fine steps."""
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Chain(width=128)), "tests.nets:Chain")
+    narrow = head.cut(model, SUBSET)
+    macs = table_of(narrow.geometry, lambda layer, out, into: layer.cost(out, into).macs / 1e6)
+    return model, Ground(
+        scores_for(narrow), groups.find(narrow), narrow.geometry, head.cut_of(model, SUBSET),
+        model.geometry.cost(), latency=macs,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("fixed", "share"), [(0.2, 0.25), (0.5, 0.6), (0.3, 0.4)])
+def test_the_search_finds_its_way_where_a_part_of_the_time_stays(wide, tmp_path, fixed, share):
+    model, drawn_on = wide
+    found = Simulated(
+        model, drawn_on, of_latency(f"{share:%}", allocation="latency", align=1), PLACE, tmp_path,
+        tmp_path, Quiet(),
+    )  # fmt: skip
+    found.formula = lambda left: fixed + (1 - fixed) * left
+    found.begin(planning.draw(drawn_on, Budget(ratio=0.0)))
+    plan = found.record(search.narrow_down(found))
+    assert len(plan.search.trials) <= hunts.MOST
+    assert 0.97 * 10 * share <= plan.search.result.measured_ms <= 10 * share
 
 
 def test_a_budget_below_the_floor_says_what_is_possible_and_why(ground, tmp_path):
@@ -187,3 +235,30 @@ def test_what_no_latency_is(trained, capsys, arguments, line):
         main([str(word) for word in (*base(trained), *arguments, "--dry-run")])
     assert stopped.value.code == 2
     assert line in capsys.readouterr().err
+
+
+def test_a_damaged_or_forbidden_cache_costs_time_and_nothing_else(trained, tmp_path, monkeypatch):
+    asked = (*base(trained), "--speedup", "1.2x", "--align", 4, "--dry-run", "-f", "json")
+    home = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    first = capdeploy(*asked, env=home)
+    assert first.returncode == 0, first.stderr
+    files = list((tmp_path / "cache" / "capdeploy").glob("*.json"))
+    assert len(files) > 3
+    for number, file in enumerate(files):
+        file.write_text(("", "{", '{"ms": 1}', "[]")[number % 4])
+    again = capdeploy(*asked, env=home)
+    assert again.returncode == 0, again.stderr
+    assert "time " in again.stderr
+    (tmp_path / "file").write_text("")
+    assert capdeploy(*asked, env={"XDG_CACHE_HOME": str(tmp_path / "file")}).returncode == 0
+
+
+def test_a_runtime_that_is_not_here_is_told_before_any_work(trained, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in (*base(trained), "--speedup", "2x", "--runtime", "openvino",
+                                     "--dry-run")])  # fmt: skip
+    assert stopped.value.code == 3
+    said = capsys.readouterr().err
+    assert "pip install 'capdeploy[openvino]'" in said
+    assert "open checkpoint" not in said

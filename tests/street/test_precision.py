@@ -6,7 +6,7 @@ import pytest
 
 from capdeploy import bundle, pipeline
 from capdeploy.bench import matrix
-from capdeploy.errors import MissingExtraError, UsageError
+from capdeploy.errors import ConfigError, MissingExtraError, StepFailedError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import precision as report_precision
 from capdeploy.stages import precision
@@ -125,3 +125,26 @@ def test_the_interval_of_a_paired_difference_covers_it(share):
         found = Difference.between(first.tolist(), second.tolist())
         covered += found.low <= 100 * share * (0.9 - 0.8) <= found.high
     assert covered >= 0.93 * 400
+
+
+def test_a_quantiser_that_fails_is_a_rejection_and_the_run_stays(trained, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise StepFailedError("ONNX Runtime cannot quantise model.onnx: no such operator")
+
+    monkeypatch.setattr(precision.quantize, "onnx_int8", fails)
+    wanted = recipe(trained, precision=("int8",), runtimes=("onnxruntime",), epochs=0)
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    (found,) = report.models[1].quantized
+    assert found.rejected.endswith("no such operator")
+    assert found.after is None
+    assert "no such operator" in report_precision.precisions(report).rows[1][-1]
+    bundle.verify(bundle.read(tmp_path / "out" / "ratio-0.5"))
+
+
+@pytest.mark.parametrize(
+    ("bits", "runtimes", "line"),
+    [("fp16", ("onnxruntime",), "is for openvino"), ("int8", ("pytorch",), "is for onnxruntime")],
+)
+def test_a_precision_that_no_runtime_takes_is_refused(trained, bits, runtimes, line):
+    with pytest.raises(ConfigError, match=line):
+        precision.wanted(recipe(trained, precision=(bits,), runtimes=runtimes))

@@ -5,10 +5,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from capdeploy.bench import environment
 from capdeploy.errors import MissingExtraError, UsageError
 from capdeploy.report import figures, html, page
+from capdeploy.values.accuracy import Accuracy, ClassAccuracy
 from capdeploy.values.latency import Search, Trial
-from capdeploy.values.report import RunReport
+from capdeploy.values.report import BenchmarkReport, Row, RunReport, Settings, Skipped
 from tests.street.test_street import capdeploy
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -69,7 +71,7 @@ def test_the_page_holds_every_section_and_asks_for_nothing(measured):
     made = page.page(report, plans, "OUT", plots=True)
     found = checked(html.render(made))
     assert found.headings[1:] == [
-        "Before and after", "Accuracy of ratio-0.5", "What ratio-0.5 keeps",
+        "Before and after", "Accuracy of ratio-0.5", "Trust", "What ratio-0.5 keeps",
         "Parity with PyTorch", "Where and how", "To repeat it",
     ]  # fmt: skip
     assert found.tags.count("svg") == 3  # accuracy, training, widths
@@ -110,8 +112,8 @@ def test_figures_take_the_colours_of_the_page(run):
     lines = [("fast", [1.0, 1.1, 1.2]), ("slow", [4.0, 5.0, 4.5])]
     assert figures.ecdf(lines, "latency").count("stroke-dasharray") >= 1
     spots = [figures.Spot("a", 1.0, 0.9, 0.8, 0.95), figures.Spot("b", 2.0, 0.95, 0.9, 0.99)]
-    assert ">budget<" in figures.spots(spots, 1.5)
-    assert ">budget<" not in figures.spots(spots, None)
+    assert figures.spots(spots, [1.5, 2.5]).count(">budget<") == 1
+    assert ">budget<" not in figures.spots(spots, [])
 
 
 def test_the_command_writes_one_file_and_prints_markdown(run, tmp_path):
@@ -133,3 +135,31 @@ def test_no_run_and_no_library_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"capdeploy\[report\]"):
         figures.ecdf([("a", [1.0])], "x")
+
+
+@pytest.mark.parametrize("images", range(1, 40))
+def test_perfect_accuracy_can_be_drawn(images):
+    """Wilson's upper end once rounded to just below one."""
+    all_right = ClassAccuracy(name="a", correct=images, images=images)
+    assert all_right.interval[1] >= all_right.top1 == 1.0
+    figures.spots([figures.Spot("a", 1.0, 1.0, *all_right.interval)], [])
+
+
+def test_dollars_in_class_names_are_dollars():
+    before = Accuracy(stage="head cut", classes=tuple(
+        ClassAccuracy(name=name, correct=5, images=9) for name in ("$5_$10", "a$b$c", "x_1^2")
+    ))  # fmt: skip
+    drawn = figures.per_class(before, before.model_copy(update={"stage": "after"}))
+    assert all(name in drawn for name in ("$5_$10", "a$b$c", "x_1^2"))
+
+
+def test_the_verdict_is_that_of_the_command(run):
+    report, plans = page.read(run.folder)
+    row = Row(settings=Settings(bundle="ratio-0.5", runtime="openvino", device="cpu", threads=1),
+              result=Skipped(reason="failed: it broke", failed=True))  # fmt: skip
+    benchmark = BenchmarkReport(profile="this-host", emulated=False, environment=environment.read(),
+                                includes="all", rows=(row,))  # fmt: skip
+    broken = report.model_copy(update={"benchmark": benchmark})
+    made = page.page(broken, plans, "OUT", plots=False)
+    assert not made.good
+    assert "it broke" in made.verdict

@@ -1,13 +1,21 @@
 """Temperature, calibration error and threshold, against definitions and known cases."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from capdeploy import bundle
-from capdeploy.errors import DataError
-from capdeploy.predict import answers
+from capdeploy import bundle, pipeline
+from capdeploy.errors import DataError, UntrustedError
+from capdeploy.predict import answers, predict
+from capdeploy.progress import Quiet
 from capdeploy.train import trust
 from capdeploy.values.trust import outsider_scores, probabilities
+from tests import nets
+from tests.conftest import recipe
 from tests.street.test_street import capdeploy
 
 
@@ -83,19 +91,79 @@ def test_predict_answers_and_refuses(run, tmp_path):
     for number in range(6):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(np.asarray(checks.images[number])).save(paths[-1])
-    grey = tmp_path / "grey.png"
-    Image.fromarray(np.full((16, 16, 3), 128, np.uint8)).save(grey)
-    done = capdeploy("predict", run.bundle, *paths, grey, "-f", "json")
+    done = capdeploy("predict", run.bundle, *paths, "-f", "json")
     assert done.returncode == 0, done.stderr
-    import json
-
     said = json.loads(done.stdout)["answers"]
-    assert len(said) == 7
+    assert len(said) == 6
     names = bundle.read(run.bundle).manifest.classes.names
     right = [said[at]["label"] == names[checks.labels[at]] for at in range(6)]
     assert sum(right) >= 4
-    table = capdeploy("predict", run.bundle, grey)
-    assert "none of them" in table.stdout or said[-1]["rejected"] is False
+    assert not any(said[at]["rejected"] and right[at] for at in range(3))
+
+
+def with_threshold(opened, threshold):
+    trust = opened.manifest.trust
+    rejection = trust.rejection.model_copy(update={"threshold": threshold})
+    changed = trust.model_copy(update={"rejection": rejection})
+    return dataclasses.replace(
+        opened, manifest=opened.manifest.model_copy(update={"trust": changed})
+    )
+
+
+def test_the_threshold_decides(run):
+    opened = bundle.read(run.bundle)
+    checks = bundle.CheckImages.load(run.bundle)
+    for threshold, refused in ((1e9, True), (-1e9, False)):
+        said = answers(with_threshold(opened, threshold), checks.logits)
+        assert {answer.rejected for answer in said} == {refused}
+
+
+def test_a_whole_head_answers_for_the_dropped_classes(trained, tmp_path):
+    report = pipeline.compress(
+        recipe(trained, keep_head=True, epochs=0, reconstruct=False), tmp_path / "out", Quiet()
+    )
+    opened = bundle.read(tmp_path / "out" / "ratio-0.5")
+    assert opened.manifest.trust is None
+    logits = np.zeros((2, 10), np.float32)
+    logits[0, 7], logits[1, 3] = 5.0, 5.0  # class 7 is kept, class 3 is not
+    kept, other = answers(opened, logits)
+    assert (kept.label, kept.rejected, kept.calibrated) == ("7", False, False)
+    assert other.rejected
+    assert other.confidence < 0.05
+    metrics = report.models[1]
+    assert [row[at] for at, row in enumerate(metrics.confusion)] == [
+        entry.correct for entry in metrics.accuracy[-1].classes
+    ]
+
+
+def test_predict_calls_no_code_of_a_bundle_unasked(run):
+    opened = bundle.read(run.bundle)
+    images = np.zeros((1, 16, 16, 3), np.uint8)
+    with pytest.raises(UntrustedError, match=r"its network is built by tests\.nets:Residual"):
+        predict(opened, images, runtime="pytorch")
+    assert len(predict(opened, images, runtime="pytorch", trust_factory=True)) == 1
+
+
+def test_nothing_is_made_bolder_where_all_is_right():
+    logits = np.eye(4, dtype=np.float32)[np.arange(20) % 4] * 3
+    assert trust.temperature(logits, np.arange(20) % 4) == 1.0
+
+
+def test_a_bad_image_of_another_class_costs_the_threshold_and_not_the_run(image_folder, tmp_path):
+    for split, count in (("train", 6), ("val", 3)):
+        other = image_folder / split / "eel"
+        other.mkdir()
+        for number in range(count):
+            (other / f"{number}.png").write_bytes(b"no image")
+    torch.manual_seed(0)
+    save_file(nets.Residual(num_classes=3).state_dict(), tmp_path / "three.safetensors")
+    wanted = recipe(
+        tmp_path / "three.safetensors", data=f"folder:{image_folder}", classes=("cat", "dog"),
+        epochs=0, dropped_images=0.0, reconstruct=False,
+    )  # fmt: skip
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    assert report.models[1].trust.rejection is None
+    assert report.models[1].trust.temperature > 0
 
 
 def test_what_predict_refuses(run, tmp_path):

@@ -1,0 +1,70 @@
+"""Where latency counts: a runtime of graphs, a device, and threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capdeploy import recipes
+from capdeploy.errors import ConfigError, MissingDeviceError
+from capdeploy.runtimes import RUNTIMES
+from capdeploy.values.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where latency counts.
+
+    Parameters
+    ----------
+    runtime : str
+        A runtime of graphs.
+    device : str
+        One of its devices.
+    threads : int
+        Of the runtime.
+    """
+
+    runtime: str
+    device: str
+    threads: int
+
+
+def require(recipe: Recipe) -> None:
+    """Stop before any work if a latency is asked for where none can be measured."""
+    if any(budget.of_latency for budget in recipe.budgets()):
+        place = place_of(recipe)
+        if place.device not in RUNTIMES.load(place.runtime).devices():
+            raise MissingDeviceError(f"no such device: {place.runtime} sees no {place.device} here")
+
+
+def place_of(recipe: Recipe) -> Place:
+    """Say where latency counts for a recipe.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Names a runtime, or a profile that does.
+
+    Returns
+    -------
+    Place
+        The recipe's runtime or the first of the profile's that runs ONNX graphs, on its first
+        device.
+
+    Raises
+    ------
+    ConfigError
+        If that runtime is unknown or runs no graphs, or the profile has none that does.
+    """
+    profile = recipes.profile_of(recipe)
+    wanted = (recipe.runtime,) if recipe.runtime is not None else profile.runtime.runtimes
+    for name in wanted:
+        shelf = RUNTIMES.load(name)
+        devices = [device for device in profile.runtime.devices if device in shelf.supports]
+        if not shelf.needs_bundle and devices:
+            return Place(name, devices[0], profile.runtime.threads)
+    raise ConfigError(
+        f"a latency cannot be searched in {', '.join(wanted)} on "
+        f"{', '.join(profile.runtime.devices)}: give a --runtime that runs ONNX graphs there "
+        "(onnxruntime, openvino)"
+    )
