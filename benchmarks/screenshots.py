@@ -2,7 +2,7 @@ r"""Screenshots of a report, taken by headless Chromium: phone, desktop, light a
 
     capdeploy report OUT && python -m benchmarks.screenshots OUT/report.html docs/images
 
-Fails if the page asks for anything, or says anything on the console. Needs `chromium` on PATH.
+Fails if the page says anything on the console. Needs `chromium` on PATH.
 """
 
 from __future__ import annotations
