@@ -59,8 +59,9 @@ def test_what_a_runtime_refuses_comes_through(tmp_path):
 
 def test_a_missing_runtime_keeps_its_line_and_its_code(tmp_path, monkeypatch):
     probes.chain(1, tmp_path / "chain.onnx")
-    said = {"error": "MissingExtraError", "message": "openvino is not installed; pip install it"}
-    monkeypatch.setattr(layers.child, "run", lambda *_, **__: said)
+    # The child looks here first, and finds what a machine without OpenVINO finds: an ImportError.
+    (tmp_path / "openvino.py").write_text("raise ImportError('not installed')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(MissingError, match="openvino is not installed") as stopped:
         layers.times([[tmp_path / "chain.onnx"]], runtime="openvino", device="cpu", threads=1,
                      evict=0)  # fmt: skip

@@ -47,16 +47,21 @@ def table_of(geometry, each):
     return LatencyTable(runtime="onnxruntime", device="cpu", threads=1, start_ms=0.001, layers=rows)
 
 
+def timed_by_macs(model):
+    """All that plans of a network are drawn on; a layer takes as long as it has MACs."""
+    narrow = head.cut(model, SUBSET)
+    macs = table_of(narrow.geometry, lambda layer, out, into: layer.cost(out, into).macs / 1e6)
+    return Ground(
+        scores_for(narrow), groups.find(narrow), narrow.geometry, head.cut_of(model, SUBSET),
+        model.geometry.cost(), latency=macs,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def ground():
     torch.manual_seed(0)
     model = wrap(shaken(nets.Residual()), "tests.nets:Residual")
-    narrow = head.cut(model, SUBSET)
-    macs = table_of(narrow.geometry, lambda layer, out, into: layer.cost(out, into).macs / 1e6)
-    return model, Ground(
-        scores_for(narrow), groups.find(narrow), narrow.geometry, head.cut_of(model, SUBSET),
-        model.geometry.cost(), latency=macs,
-    )  # fmt: skip
+    return model, timed_by_macs(model)
 
 
 def of_latency(text, **rest):
@@ -149,12 +154,7 @@ def wide():
     """Two wide layers, so that single channels make very fine steps."""
     torch.manual_seed(0)
     model = wrap(shaken(nets.Chain(width=128)), "tests.nets:Chain")
-    narrow = head.cut(model, SUBSET)
-    macs = table_of(narrow.geometry, lambda layer, out, into: layer.cost(out, into).macs / 1e6)
-    return model, Ground(
-        scores_for(narrow), groups.find(narrow), narrow.geometry, head.cut_of(model, SUBSET),
-        model.geometry.cost(), latency=macs,
-    )  # fmt: skip
+    return model, timed_by_macs(model)
 
 
 @pytest.mark.parametrize(("fixed", "share"), [(0.2, 0.25), (0.5, 0.6), (0.3, 0.4)])
