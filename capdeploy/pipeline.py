@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from capdeploy import __version__, bundle, recipes, stages, workplace
-from capdeploy.export import pack
-from capdeploy.model import Model, require_classes
+from capdeploy.model import require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import plan as planning
-from capdeploy.samples import Samples
+from capdeploy.stages import Planned, journal
 from capdeploy.train import head
-from capdeploy.values.plan import PruningPlan
+from capdeploy.values.journal import Begun
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import RunReport, Skipped
 
 REPORT = "report.json"
 
 
-@dataclass(frozen=True)
-class Planned:
-    """The street up to the knife: everything that a dry run shows."""
+def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
+    """Open, cut the head, score, and draw one plan for each ratio; ratio 0 comes first.
 
-    full: Model
-    narrow: Model
-    samples: Samples
-    plans: tuple[PruningPlan, ...]
-    scored_images: int
-
-
-def plan(recipe: Recipe, say: Say) -> Planned:
-    """Open, cut the head, score, and draw one plan for each ratio; ratio 0 comes first."""
+    Plans of a run that was begun already are taken as they are.
+    """
     stages.require_latency(recipe)
     stages.wanted_precisions(recipe)
     say.step("open checkpoint and data")
     inputs = stages.open_inputs(recipe, say)
     full, narrow, images = inputs.full, inputs.narrow, inputs.samples
+    if begun is not None:
+        journal.require_same(begun, full)
+        return Planned(full, narrow, images, begun.plans, begun.scored_images)
     say.step(f"score filters ({recipe.strategy})")
     head_cut = None if recipe.keep_head else head.cut_of(full, require_classes(full))
     ground = stages.ground(recipe, narrow, images, say, head=head_cut, full=full.geometry.cost())
@@ -51,7 +45,9 @@ def plan(recipe: Recipe, say: Say) -> Planned:
     return Planned(full, narrow, images, (start, *others), ground.scores.images)
 
 
-def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> RunReport:
+def compress(
+    recipe: Recipe, output: Path, say: Say, *, force: bool = False, resume: bool = False
+) -> RunReport:
     """Walk the whole street and leave one bundle for each ratio, the baseline among them.
 
     Parameters
@@ -64,6 +60,8 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
         Hears of every step.
     force : bool
         Replace `output` if it exists.
+    resume : bool
+        Go on where an earlier run for `output` ended before its time, if there is one.
 
     Returns
     -------
@@ -71,37 +69,29 @@ def compress(recipe: Recipe, output: Path, say: Say, *, force: bool = False) -> 
         Costs, accuracies, proofs and latencies; also written to ``report.json``.
     """
     workplace.refuse_existing(output, force=force)
-    planned = plan(recipe, say)
-    models = []
-    with workplace.open_workplace(output, force=force) as work:
-        networks = (planned.full, planned.narrow, planned.samples)
-        start = planned.plans[0]
-        made = [stages.make(recipe, *networks, start, drawn, work, say) for drawn in planned.plans]
-        say.step("judge on the test split")
-        test = planned.samples.open_test()
-        shared = stages.before(planned.full, planned.narrow, test, recipe.batch_size)
-        for result in made:
-            folder, samples = work / result.name, planned.samples
-            bits = stages.in_fewer_bits(recipe, result.final, samples, test, folder, say)
-            trust = stages.trust(result.final, samples, test, recipe.batch_size, recipe.seed, say)
-            metrics = result.metrics(shared, test, recipe.batch_size, bits)
-            metrics = metrics.model_copy(update={"trust": trust})
-            pack.seal(
-                result.final, result.plan, metrics, test, folder,
-                recipe=recipes.to_toml(recipe), baseline=result.baseline,
-                check_images=recipe.bundle_images,
-            )  # fmt: skip
-            models.append(metrics)
-        report = RunReport(
-            tool_version=__version__, checkpoint=planned.full.checkpoint,
-            classes=require_classes(planned.full), strategy=recipe.strategy,
-            scored_images=planned.scored_images, bad_images=tuple(planned.samples.bad),
-            models=tuple(models), benchmark=Skipped(reason="not measured; run: capdeploy bench"),
-        )  # fmt: skip
-        (work / bundle.RECIPE).write_text(recipes.to_toml(recipe))
-        (work / REPORT).write_text(report.to_json())
+    left, begun = journal.find(recipe, output, say, resume=resume)
+    planned = plan(recipe, say, begun)
+    salvage = partial(journal.salvage, say=say)
+    with workplace.open_workplace(output, force=force, adopt=left, salvage=salvage) as work:
+        report = _fill(recipe, planned, work, say)
     if recipe.bench:
         say.step("measure")
         report = report.model_copy(update={"benchmark": stages.bench(recipe, output, say)})
         stages.rewrite(output / REPORT, report.to_json())
+    return report
+
+
+def _fill(recipe: Recipe, planned: Planned, work: Path, say: Say) -> RunReport:
+    """Make, judge and seal every network into the run's folder."""
+    made = stages.make_all(recipe, planned, work, say)
+    say.step("judge on the test split")
+    models = stages.seal_all(recipe, planned, made, work, say)
+    report = RunReport(
+        tool_version=__version__, checkpoint=planned.full.checkpoint,
+        classes=require_classes(planned.full), strategy=recipe.strategy,
+        scored_images=planned.scored_images, bad_images=tuple(planned.samples.bad),
+        models=models, benchmark=Skipped(reason="not measured; run: capdeploy bench"),
+    )  # fmt: skip
+    (work / bundle.RECIPE).write_text(recipes.to_toml(recipe))
+    (work / REPORT).write_text(report.to_json())
     return report

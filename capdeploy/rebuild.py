@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -250,7 +251,7 @@ def from_plan(
     narrow(network, plan.layers)
     try:
         network.load_state_dict(up_to_date(load_file(weights), network), strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         line = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{weights} does not fit {architecture}: {line}") from error
     return network.eval()

@@ -7,17 +7,32 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from capdeploy import bundle
 from capdeploy.errors import OutputExistsError, UsageError
 
+OWNER = ".owner.json"
+"""Who works in a temporary folder: a process that may have died since."""
+
+
+def _nothing(work: Path) -> bool:
+    return False
+
 
 @contextmanager
-def open_workplace(output: Path, *, force: bool = False) -> Iterator[Path]:
+def open_workplace(
+    output: Path,
+    *,
+    force: bool = False,
+    adopt: Path | None = None,
+    salvage: Callable[[Path], bool] = _nothing,
+) -> Iterator[Path]:
     """Give a temporary folder that becomes `output` when the block ends well.
 
     Parameters
@@ -26,11 +41,16 @@ def open_workplace(output: Path, *, force: bool = False) -> Iterator[Path]:
         The folder to make.
     force : bool
         Replace `output` if it exists.
+    adopt : Path | None
+        An `unfinished` folder to go on in; None begins an empty one.
+    salvage : Callable[[Path], bool]
+        Asked if the block fails: whether the folder holds something to go on from; it is removed
+        otherwise.
 
     Yields
     ------
     Path
-        An empty folder beside `output`, on the same file system.
+        A folder beside `output`, on the same file system.
 
     Raises
     ------
@@ -43,15 +63,58 @@ def open_workplace(output: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+        if adopt is not None:
+            adopt.rename(work)  # one move: of two who try, one fails
+        (work / OWNER).write_text(json.dumps(_myself()))
+        work.chmod(0o755)
     except OSError as error:
         raise UsageError(f"{output.parent} cannot be written to: {error.strerror}") from error
+    done = False
     try:
-        work.chmod(0o755)
         yield work
         refuse_existing(output, force=force)
+        (work / OWNER).unlink(missing_ok=True)
         _replace(work, output)
+        done = True
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if done or not salvage(work):
+            shutil.rmtree(work, ignore_errors=True)
+        else:
+            (work / OWNER).unlink(missing_ok=True)
+
+
+def unfinished(output: Path) -> Path | None:
+    """Find the folder of a run for `output` that ended before its time; the latest of several.
+
+    Parameters
+    ----------
+    output : Path
+        What the run was to make.
+
+    Returns
+    -------
+    Path | None
+        A folder in which nobody works any more; None if there is none.
+    """
+    left = [path for path in output.parent.glob(f".{output.name}.partial-*") if _abandoned(path)]
+    return max(left, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _myself() -> dict[str, float]:
+    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _abandoned(work: Path) -> bool:
+    owner = recall(work / OWNER)
+    if owner is None:
+        return True
+    try:
+        process = psutil.Process(int(owner["pid"]))
+        return bool(abs(process.create_time() - float(owner["started"])) > 1)
+    except psutil.NoSuchProcess:
+        return True
+    except (TypeError, KeyError, ValueError, psutil.Error):
+        return False
 
 
 def refuse_existing(output: Path, *, force: bool) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from capdeploy.cli import _options
 from capdeploy.cli._output import Progress, format_option, tell
-
-if TYPE_CHECKING:
-    from capdeploy.values.report import RunReport
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--demo", is_flag=True, help="Train ResNet-18 on embedded digits, keep four of them.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
+@click.option("--resume", is_flag=True, help="Go on where a run for this output broke off.")
 @format_option
 def command(
     checkpoint: str | None,
@@ -33,6 +31,7 @@ def command(
     demo: bool,
     dry_run: bool,
     force: bool,
+    resume: bool,
     style: str,
     **flags: Any,
 ) -> None:
@@ -53,7 +52,7 @@ def command(
         raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
     from capdeploy import pipeline
     from capdeploy.bench.matrix import conclude
-    from capdeploy.report import plans
+    from capdeploy.report import plans, run
     from capdeploy.values.report import BenchmarkReport
 
     if dry_run or output is None:
@@ -62,21 +61,9 @@ def command(
         document = "[" + ",".join(plan.to_json() for plan in drawn) + "]"
         tell(style, document, [plans.plan(plan) for plan in drawn])
         return
-    report = pipeline.compress(recipe, output, say, force=force)
-    _tell(report, style, brief=demo)
+    report = pipeline.compress(recipe, output, say, force=force, resume=resume)
+    tell(style, report.to_json(), run.shown(report, brief=demo))
     for entry in bundle.find(output):
         bundle.require_parity(entry)
     if isinstance(report.benchmark, BenchmarkReport):
         conclude(report.benchmark)
-
-
-def _tell(report: RunReport, style: str, *, brief: bool) -> None:
-    from capdeploy.report import precision, tables
-
-    models = report.models[1:] or report.models
-    details = [
-        table for model in models for table in (tables.stages(model), tables.per_class(model))
-    ]
-    shown = [tables.summary(report)] if brief else [*details, tables.summary(report)]
-    shown += [bits] if (bits := precision.precisions(report)) is not None else []
-    tell(style, report.to_json(), shown)

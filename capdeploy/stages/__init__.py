@@ -1,6 +1,6 @@
 """What each step of the street needs from the recipe, and what it adds to a model's record."""
 
-from capdeploy.stages.finishing import before, bench, rewrite, trust
+from capdeploy.stages.finishing import bench, rewrite
 from capdeploy.stages.inputs import (
     Inputs,
     architecture,
@@ -11,9 +11,9 @@ from capdeploy.stages.inputs import (
     with_classes,
 )
 from capdeploy.stages.inspecting import inspect
-from capdeploy.stages.making import Made, make
+from capdeploy.stages.making import Made
+from capdeploy.stages.networks import Planned, make_all, seal_all
 from capdeploy.stages.place import require as require_latency
-from capdeploy.stages.precision import in_fewer_bits
 from capdeploy.stages.precision import wanted as wanted_precisions
 from capdeploy.stages.scoring import ground
 from capdeploy.stages.search import draw
@@ -21,8 +21,7 @@ from capdeploy.stages.training import RECIPE as TRAINING_RECIPE
 from capdeploy.stages.training import train
 
 __all__ = [
-    "TRAINING_RECIPE", "Inputs", "Made", "architecture", "before", "bench", "dataset_of",
-    "draw", "ground", "in_fewer_bits", "inspect", "make", "open_inputs", "preprocessing", "reading",
-    "require_latency", "rewrite", "train", "trust",
-    "wanted_precisions", "with_classes",
+    "TRAINING_RECIPE", "Inputs", "Made", "Planned", "architecture", "bench", "dataset_of",
+    "draw", "ground", "inspect", "make_all", "open_inputs", "preprocessing", "reading",
+    "require_latency", "rewrite", "seal_all", "train", "wanted_precisions", "with_classes",
 ]  # fmt: skip

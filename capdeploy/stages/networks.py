@@ -1,0 +1,119 @@
+"""All networks of a run: made one after the other, then judged and sealed together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from capdeploy import __version__, recipes
+from capdeploy.bundle import BASELINE
+from capdeploy.export import pack
+from capdeploy.model import Model
+from capdeploy.progress import Say
+from capdeploy.samples import Samples
+from capdeploy.stages import making
+from capdeploy.stages.finishing import before, trust
+from capdeploy.stages.journal import Journal
+from capdeploy.stages.making import Made
+from capdeploy.stages.precision import in_fewer_bits
+from capdeploy.values.journal import Begun
+from capdeploy.values.plan import PruningPlan
+from capdeploy.values.recipe import Recipe
+from capdeploy.values.report import Metrics
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The street up to the knife: everything that a dry run shows."""
+
+    full: Model
+    narrow: Model
+    samples: Samples
+    plans: tuple[PruningPlan, ...]
+    scored_images: int
+
+
+def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Made]:
+    """Make every network, or read back what an earlier run has made; none is judged yet.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to do.
+    planned : Planned
+        Networks, images and plans; the plan of the head alone comes first.
+    work : Path
+        The run's folder.
+    say : Say
+        Hears of every step.
+
+    Returns
+    -------
+    list[Made]
+        One for each plan.
+    """
+    journal = Journal(work, planned.full)
+    journal.begin(
+        Begun(
+            tool_version=__version__, checkpoint_sha256=planned.full.checkpoint.sha256,
+            recipe=recipe, plans=planned.plans, scored_images=planned.scored_images,
+        )
+    )  # fmt: skip
+    made = []
+    for drawn in planned.plans:
+        name = drawn.budget.name if drawn.budget.cuts else BASELINE
+        one = journal.recall(name)
+        if one is not None:
+            say.note(f"{name} was finished by an earlier run")
+        else:
+            one = making.make(
+                recipe, planned.full, planned.narrow, planned.samples, planned.plans[0], drawn,
+                work, say,
+            )  # fmt: skip
+            if drawn.budget.cuts:  # the baseline is quickly made again
+                journal.keep(one)
+        made.append(one)
+    return made
+
+
+def seal_all(
+    recipe: Recipe, planned: Planned, made: Sequence[Made], work: Path, say: Say
+) -> tuple[Metrics, ...]:
+    """Open the test split, judge every network on it, and seal one bundle for each.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to do.
+    planned : Planned
+        Networks and images.
+    made : Sequence[Made]
+        What to judge.
+    work : Path
+        The run's folder, which holds a folder with a graph for each.
+    say : Say
+        Hears of every step.
+
+    Returns
+    -------
+    tuple[Metrics, ...]
+        One for each network.
+    """
+    samples, test = planned.samples, planned.samples.open_test()
+    shared = before(planned.full, planned.narrow, test, recipe.batch_size)
+    models = []
+    for result in made:
+        folder = work / result.name
+        bits = in_fewer_bits(recipe, result.final, samples, test, folder, say)
+        fitted = trust(result.final, samples, test, recipe.batch_size, recipe.seed, say)
+        metrics = result.metrics(shared, test, recipe.batch_size, bits)
+        metrics = metrics.model_copy(update={"trust": fitted})
+        pack.seal(
+            result.final, result.plan, metrics, test, folder,
+            recipe=recipes.to_toml(recipe), baseline=result.baseline,
+            check_images=recipe.bundle_images,
+        )  # fmt: skip
+        models.append(metrics)
+    Journal(work, planned.full).close()
+    return tuple(models)

@@ -1,0 +1,42 @@
+"""What a run has finished before it ended: enough to go on from."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from capdeploy.values.artifact import Artifact
+from capdeploy.values.noun import SCHEMA_VERSION, Noun
+from capdeploy.values.plan import PruningPlan
+from capdeploy.values.recipe import Recipe
+from capdeploy.values.report import Training
+
+
+class Begun(Noun):
+    """A run whose plans are drawn."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    tool_version: str
+    checkpoint_sha256: str
+    recipe: Recipe
+    plans: tuple[PruningPlan, ...] = Field(min_length=1, description="the head's own comes first")
+    scored_images: int = Field(ge=0)
+
+
+class Finished(Noun):
+    """One network of a run that is cut, recovered and exported, but not judged yet."""
+
+    name: str
+    plan: PruningPlan
+    states: tuple[str, ...] = Field(description="what is kept of it, one file of weights each")
+    training: Training | None = None
+    artifact: Artifact
+    denormals_flushed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        known = ("cut", "recalibrated", "reconstructed", "tuned")
+        if "cut" not in self.states or any(state not in known for state in self.states):
+            raise ValueError(f"states are cut and some of {', '.join(known[1:])}")
+        return self

@@ -1,0 +1,130 @@
+"""A run that ends before its time goes on where it was, and ends as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from capdeploy import bundle, pipeline, workplace
+from capdeploy.errors import ConfigError
+from capdeploy.progress import Quiet
+from capdeploy.stages import journal
+from tests.conftest import recipe
+from tests.street.test_street import ROOT, base, capdeploy
+
+
+class Stopping(Quiet):
+    """Listens, writes down what it hears, and ends the run at a step, as Ctrl-C would."""
+
+    def __init__(self, at=""):
+        self.at, self.heard = at, []
+
+    def step(self, name):
+        self.heard.append(name)
+        if self.at and name.startswith(self.at):
+            raise KeyboardInterrupt
+
+    def note(self, message):
+        self.heard.append(message)
+
+
+def same(one, other):
+    """Two runs left the same networks, judged alike; only seconds may differ."""
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    for entry in (path for path in one.iterdir() if path.is_dir()):
+        for name in (bundle.WEIGHTS, bundle.PLAN, bundle.ANSWERS, bundle.GRAPH):
+            assert (entry / name).read_bytes() == (other / entry.name / name).read_bytes()
+        assert timeless(entry / bundle.METRICS) == timeless(other / entry.name / bundle.METRICS)
+
+
+def timeless(file):
+    metrics = json.loads(file.read_text())
+    for epoch in (metrics["training"] or {}).get("epochs", ()):
+        del epoch["seconds"]
+    return metrics
+
+
+def test_an_interrupted_run_goes_on(run, tmp_path):
+    output, first, second = tmp_path / "out", Stopping("judge"), Stopping()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.compress(run.recipe, output, first)
+    assert not output.exists()
+    assert any("the same command with --resume" in line for line in first.heard)
+    pipeline.compress(run.recipe, output, second, resume=True)
+    assert "ratio-0.5 was finished by an earlier run" in second.heard
+    assert not any(line.startswith("score") for line in second.heard)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    same(run.folder, output)
+
+
+def test_a_run_that_has_finished_nothing_leaves_nothing(run, tmp_path):
+    first = Stopping("export ratio-0.5")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.compress(run.recipe, tmp_path / "out", first)
+    assert list(tmp_path.iterdir()) == []
+    assert not any("--resume" in line for line in first.heard)
+
+
+def test_a_killed_run_goes_on(trained, tmp_path):
+    words = base(trained, "--ratio", "0.5,0.75", "--no-bench")
+    command = [sys.executable, "-m", "capdeploy", *map(str, words), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        if list(tmp_path.glob(f".out.partial-*/{journal.JOURNAL}/ratio-0.5/finished.json")):
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    again = capdeploy(*words, "-o", tmp_path / "out", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "ratio-0.5 was finished by an earlier run" in again.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert capdeploy("verify", tmp_path / "out").returncode == 0
+
+
+@pytest.fixture
+def stopped(trained, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.compress(recipe(trained, epochs=0), output, Stopping("judge"))
+    return output
+
+
+def test_a_run_goes_on_only_with_what_it_was_asked_for(trained, stopped, tmp_path):
+    with pytest.raises(ConfigError, match="asked for seed = 0, now for 1; leave out --resume"):
+        pipeline.compress(recipe(trained, epochs=0, seed=1), stopped, Quiet(), resume=True)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(trained.read_bytes())
+    moved = {"checkpoint": str(other), "epochs": 0}
+    with pytest.raises(ConfigError, match="asked for checkpoint"):
+        pipeline.compress(recipe(trained, **moved), stopped, Quiet(), resume=True)
+    # Measuring comes after the networks: it may be asked for differently.
+    pipeline.compress(recipe(trained, epochs=0, bench_seconds=1.0), stopped, Quiet(), resume=True)
+
+
+def test_without_the_flag_a_run_begins_anew_and_says_so(trained, stopped):
+    say = Stopping()
+    pipeline.compress(recipe(trained, epochs=0), stopped, say)
+    assert any("--resume goes on with it" in line for line in say.heard)
+    assert any(line.startswith("score") for line in say.heard)
+
+
+def test_a_damaged_record_is_made_again(trained, stopped):
+    [folder] = stopped.parent.glob(f".out.partial-*/{journal.JOURNAL}/ratio-0.5")
+    (folder / "cut.safetensors").write_bytes(b"torn")
+    say = Stopping()
+    pipeline.compress(recipe(trained, epochs=0), stopped, say, resume=True)
+    assert not any("was finished by" in line for line in say.heard)
+
+
+def test_nobody_takes_the_folder_of_a_run_that_works(tmp_path):
+    with workplace.open_workplace(tmp_path / "out"):
+        assert workplace.unfinished(tmp_path / "out") is None
+    assert workplace.unfinished(tmp_path / "nowhere" / "out") is None
