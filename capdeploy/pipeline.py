@@ -76,8 +76,16 @@ def compress(
         report = _fill(recipe, planned, work, say)
     if recipe.bench:
         say.step("measure")
-        report = report.model_copy(update={"benchmark": stages.bench(recipe, output, say)})
-        stages.rewrite(output / REPORT, report.to_json())
+        report = measure(recipe, output, say)
+    return report
+
+
+def measure(recipe: Recipe, output: Path, say: Say) -> RunReport:
+    """Measure a finished run and write what was found into its report."""
+    file = output / REPORT
+    report = RunReport.from_json(file.read_bytes(), source=str(file))
+    report = report.model_copy(update={"benchmark": stages.bench(recipe, output, say)})
+    stages.rewrite(file, report.to_json())
     return report
 
 

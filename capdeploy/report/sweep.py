@@ -1,0 +1,108 @@
+"""A sweep's tables: every network, and mean and range over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from capdeploy.report.tables import MIB, Table, count, milliseconds, percent
+from capdeploy.values.sweep import SweepReport, SweepRow
+
+SEED = "seed"
+
+
+def tables(report: SweepReport) -> list[Table]:
+    """Show a sweep.
+
+    Parameters
+    ----------
+    report : SweepReport
+        What it gave.
+
+    Returns
+    -------
+    list[Table]
+        Every network; if seeds vary, the same over the seeds; runs that failed.
+    """
+    shown = [_everything(report)]
+    if any(axis.name == SEED and len(axis.points) > 1 for axis in report.axes):
+        shown.append(_over_seeds(report))
+    if report.failures:
+        rows = tuple((failure.run, failure.error) for failure in report.failures)
+        shown.append(Table("Runs that failed", ("run", "why"), rows))
+    return shown
+
+
+def planned(runs: Sequence[Mapping[str, Any]], networks: int) -> Table:
+    """List the runs that a sweep would make, each with its ``run`` and ``budgets``."""
+    rows = tuple((each["run"], "; ".join(each["budgets"])) for each in runs)
+    note = f"{len(rows)} runs, {networks} networks besides the head-cut one of each run"
+    return Table("Runs", ("run", "budgets"), rows, (note,))
+
+
+def _everything(report: SweepReport) -> Table:
+    axes = [axis.name for axis in report.axes]
+    columns = (*axes, "network", "accuracy [95 %]", "worst class", "MACs", "MiB", "p50 ms",
+               "p90 ms", "speed-up", "front")  # fmt: skip
+    rows = tuple(
+        (*(row.point[axis] for axis in axes), _network(row), percent(row.accuracy),
+         f"{row.accuracy.worst.top1:.1%} {row.accuracy.worst.name}", count(row.cost.macs),
+         f"{row.size_bytes / MIB:.2f}", *_times(row), "" if row.dominated else "*")
+        for row in report.rows
+    )  # fmt: skip
+    notes = [
+        "* on the Pareto front: no other network is at least as good in worst-class accuracy, p90 "
+        "latency and size, and better in one"
+        + (f"; one front for each {', '.join(report.question)}" if report.question else ""),
+        *places(report.rows),
+    ]
+    if report.missing:
+        notes.append(f"{len(report.missing)} run(s) not made yet: {', '.join(report.missing[:6])}")
+    return Table("Sweep", columns, rows, tuple(notes))
+
+
+def places(rows: Sequence[SweepRow]) -> list[str]:
+    """Say where the latencies were measured."""
+    found = dict.fromkeys(
+        f"latency in {row.timing.runtime} on {row.timing.device}, {row.timing.threads} thread(s), "
+        "each network alone; speed-up against the head-cut network, interleaved"
+        for row in rows if row.timing is not None
+    )  # fmt: skip
+    return list(found) or ["latency was not measured"]
+
+
+def _network(row: SweepRow) -> str:
+    return row.bundle + ("" if row.precision == "fp32" else f" {row.precision}")
+
+
+def _times(row: SweepRow) -> tuple[str, str, str]:
+    if row.timing is None:
+        return ("-", "-", "-")
+    faster = row.timing.speed_up
+    return (milliseconds(row.timing.p50_ms), milliseconds(row.timing.p90_ms),
+            "-" if faster is None else f"{faster:.1f}x")  # fmt: skip
+
+
+def _over_seeds(report: SweepReport) -> Table:
+    axes = [axis.name for axis in report.axes if axis.name != SEED]
+    groups: dict[tuple[str, ...], list[SweepRow]] = {}
+    for row in report.rows:
+        key = (*(row.point[axis] for axis in axes), _network(row))
+        groups.setdefault(key, []).append(row)
+    rows = tuple(
+        (*key, str(len(found)),
+         _spread([100 * row.accuracy.top1 for row in found], " %"),
+         _spread([100 * row.accuracy.worst.top1 for row in found], " %"),
+         _spread([float(row.timing.p90_ms) for row in found if row.timing is not None], " ms"))
+        for key, found in groups.items()
+    )  # fmt: skip
+    columns = (*axes, "network", "seeds", "accuracy", "worst class", "p90")
+    return Table("Over the seeds: mean (lowest..highest)", columns, rows)
+
+
+def _spread(values: Sequence[float], unit: str) -> str:
+    if not values:
+        return "-"
+    mean = sum(values) / len(values)
+    digits = 1 if unit == " %" else 3
+    return f"{mean:.{digits}f}{unit} ({min(values):.{digits}f}..{max(values):.{digits}f})"

@@ -1,0 +1,198 @@
+"""Makes the runs of a sweep, several at a time if asked, and then measures them one by one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from capdeploy import bundle, pipeline, workplace
+from capdeploy.bench.child import THREAD_VARIABLES
+from capdeploy.errors import ConfigError, OutputExistsError, StepFailedError, UsageError
+from capdeploy.progress import Say
+from capdeploy.stages.journal import LATER
+from capdeploy.sweep import results
+from capdeploy.sweep.grid import Cell, Grid
+from capdeploy.values.recipe import Recipe
+from capdeploy.values.report import BenchmarkReport, RunReport
+from capdeploy.values.sweep import Failure, SweepReport
+from capdeploy.workers import cores
+
+SWEEP, RUNS, LOGS = "sweep-recipe.toml", "runs", "logs"
+
+
+def run(grid: Grid, folder: Path, say: Say, *, jobs: int = 1, resume: bool = False) -> SweepReport:
+    """Make and measure every run of a sweep.
+
+    Parameters
+    ----------
+    grid : Grid
+        The runs.
+    folder : Path
+        Gets ``runs/``, ``logs/``, ``results.jsonl`` and ``sweep.json``.
+    say : Say
+        Hears of every run.
+    jobs : int
+        Runs that are made at a time; each gets its share of the cores. Runs with a budget of
+        latency are made alone, and measuring begins when all are made: nothing else runs then.
+    resume : bool
+        Go on in a folder that has such a sweep.
+
+    Returns
+    -------
+    SweepReport
+        What there is; runs that failed are named in it and did not cost the others.
+
+    Raises
+    ------
+    OutputExistsError
+        If the folder exists and is not to be gone on with.
+    ConfigError
+        If a run in it was made from another recipe.
+    """
+    _prepare(grid, folder, resume=resume)
+    with _alone(folder):
+        for cell in grid.cells:
+            _refuse_other(cell, folder / RUNS / cell.name)
+        workplace.write_file(folder / SWEEP, grid.text, force=True)
+        failures = _make(grid.cells, folder, say, jobs)
+        say.step("measure")
+        for cell in grid.cells:
+            output = folder / RUNS / cell.name
+            if output.is_dir() and cell.recipe.bench:
+                _measure(cell, output, say)
+        report = results.collect(grid, folder / RUNS, failures)
+        results.write(report, folder)
+    return report
+
+
+def require(report: SweepReport) -> None:
+    """Stop with an error if a run of a sweep failed, after the others have been shown."""
+    if report.failures:
+        first = report.failures[0]
+        raise StepFailedError(
+            f"{len(report.failures)} run(s) of the sweep failed, first {first.run}: {first.error}; "
+            "--resume tries them again"
+        )
+
+
+def _prepare(grid: Grid, folder: Path, *, resume: bool) -> None:
+    ours = (folder / SWEEP).is_file()
+    if folder.exists() and not (resume and ours) and (not folder.is_dir() or any(folder.iterdir())):
+        hint = "--resume goes on with it" if ours else "it is no sweep; choose another --output"
+        raise OutputExistsError(f"{folder} exists; {hint}")
+    try:
+        for name in (RUNS, LOGS):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written to: {error.strerror}") from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder: two sweeps in it would undo each other's work."""
+    import filelock
+
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise UsageError(f"another sweep is at work in {folder}; wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _refuse_other(cell: Cell, output: Path) -> None:
+    """Stop if a run that is made already was made from something else."""
+    file = output / bundle.RECIPE
+    if not file.is_file():
+        return
+    found = Recipe.from_plain(tomllib.loads(file.read_text()), source=str(file))
+    old, new = found.model_dump(mode="json"), cell.recipe.model_dump(mode="json")
+    for key in new:
+        if old[key] != new[key] and key not in LATER:
+            raise ConfigError(
+                f"{output} was made with {key} = {old[key]}, the sweep now says {new[key]}; "
+                "choose another --output, or remove that folder"
+            )
+
+
+def _make(cells: Sequence[Cell], folder: Path, say: Say, jobs: int) -> list[Failure]:
+    """Make what is not made yet; what needs a quiet machine comes first, one at a time."""
+    left = [cell for cell in cells if not (folder / RUNS / cell.name).is_dir()]
+    timed = [cell for cell in left if any(budget.of_latency for budget in cell.recipe.budgets())]
+    others = [cell for cell in left if cell not in timed]
+    if len(left) < len(cells):
+        say.note(f"{len(cells) - len(left)} of {len(cells)} runs are made already")
+    return _side_by_side(timed, folder, say, 1) + _side_by_side(others, folder, say, jobs)
+
+
+def _side_by_side(cells: Sequence[Cell], folder: Path, say: Say, jobs: int) -> list[Failure]:
+    threads = max(1, cores() // jobs)
+    failures: list[Failure] = []
+    waiting = list(cells)
+    running: dict[Future[str], Cell] = {}
+    children: set[subprocess.Popen[str]] = set()
+    done = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    say.step(f"run {cell.name}")
+                    running[pool.submit(_one, cell, folder, threads, children)] = cell
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    cell, done = running.pop(future), done + 1
+                    if error := future.result():
+                        say.note(f"{cell.name} failed: {error}")
+                        failures.append(Failure(run=cell.name, point=dict(cell.point), error=error))
+                    say.advance(done, len(cells), cell.name)
+        except BaseException:
+            for child in list(children):
+                child.kill()
+            raise
+    return failures
+
+
+def _one(cell: Cell, folder: Path, threads: int, children: set[subprocess.Popen[str]]) -> str:
+    """Make one run; return what went wrong, or nothing."""
+    recipe, log = folder / LOGS / f"{cell.name}.json", folder / LOGS / f"{cell.name}.log"
+    workplace.write_file(
+        recipe, cell.recipe.model_copy(update={"bench": False}).to_json(), force=True
+    )
+    variables = {name: str(threads) for name in THREAD_VARIABLES}
+    words = [str(recipe), str(folder / RUNS / cell.name), str(threads)]
+    with log.open("a", encoding="utf-8") as stream:
+        # -P: the folder that the user stands in may not shadow a module.
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "capdeploy.sweep.child", *words],
+            env={**os.environ, **variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=stream, text=True, errors="replace",
+        )  # fmt: skip
+        children.add(child)
+        said = child.stdout.read() if child.stdout is not None else ""
+        code = child.wait()
+        children.discard(child)
+    if code == 0:
+        return ""
+    lines = said.strip().splitlines()
+    return lines[-1] if lines else f"its process ended with {code}; see {log}"
+
+
+def _measure(cell: Cell, output: Path, say: Say) -> None:
+    """Measure a run that is not measured yet."""
+    file = output / pipeline.REPORT
+    before = RunReport.from_json(file.read_bytes(), source=str(file)).benchmark
+    if isinstance(before, BenchmarkReport) and not before.missing:
+        return
+    say.note(cell.name)
+    after = pipeline.measure(cell.recipe, output, say).benchmark
+    if isinstance(after, BenchmarkReport) and after.missing:
+        raise KeyboardInterrupt

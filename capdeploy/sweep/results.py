@@ -1,0 +1,118 @@
+"""What a sweep gave: one row for each network, and which rows are never the best choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from capdeploy import __version__, pipeline, workplace
+from capdeploy.bench.stats import percentile
+from capdeploy.stages.place import Place, place_of
+from capdeploy.sweep.grid import Cell, Grid
+from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.cost import Cost
+from capdeploy.values.report import BenchmarkReport, Measured, Metrics, RunReport
+from capdeploy.values.sweep import Failure, SweepReport, SweepRow, Timing, dominated
+
+RESULTS, SWEEP = "results.jsonl", "sweep.json"
+
+
+def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
+    """Read every finished run of a sweep.
+
+    Parameters
+    ----------
+    grid : Grid
+        The runs.
+    runs : Path
+        Their folder.
+    failures : Sequence[Failure]
+        Those that could not be made.
+
+    Returns
+    -------
+    SweepReport
+        Rows in the order of the runs; dominated ones are marked among those that answer the same
+        question (the same classes, for example).
+    """
+    rows: list[SweepRow] = []
+    failed = {failure.run for failure in failures}
+    missing = []
+    for cell in grid.cells:
+        file = runs / cell.name / pipeline.REPORT
+        if file.is_file():
+            rows += _rows(cell, RunReport.from_json(file.read_bytes(), source=str(file)))
+        elif cell.name not in failed:
+            missing.append(cell.name)
+    return SweepReport(
+        tool_version=__version__, axes=grid.axes, question=grid.question,
+        rows=tuple(_marked(rows, grid.question)), failures=tuple(failures), missing=tuple(missing),
+    )  # fmt: skip
+
+
+def write(report: SweepReport, folder: Path) -> None:
+    """Write ``results.jsonl``, a line for each network, and ``sweep.json``."""
+    lines = "".join(f"{row.model_dump_json()}\n" for row in report.rows)
+    workplace.write_file(folder / RESULTS, lines, force=True)
+    workplace.write_file(folder / SWEEP, report.to_json(), force=True)
+
+
+def _marked(rows: Sequence[SweepRow], question: Sequence[str]) -> list[SweepRow]:
+    asked = [tuple(row.point[axis] for axis in question) for row in rows]
+    merits = _merits(rows)
+    marks: dict[int, bool] = {}
+    for one in set(asked):
+        places = [place for place, each in enumerate(asked) if each == one]
+        marks |= zip(places, dominated([merits[place] for place in places]), strict=True)
+    return [row.model_copy(update={"dominated": marks[at]}) for at, row in enumerate(rows)]
+
+
+def _merits(rows: Sequence[SweepRow]) -> list[tuple[float, ...]]:
+    """Weigh every row: worst class, minus p90 latency, minus size; higher is better.
+
+    Networks of the same shape take the same time, and noise can only add to it: the lowest p90
+    that was measured of a shape counts for all of them, or noise would choose between seeds.
+    """
+    times: dict[tuple[Cost, str], float] = {}
+    for row in rows:
+        if row.timing is not None:
+            shape = (row.cost, row.precision)
+            times[shape] = min(times.get(shape, row.timing.p90_ms), row.timing.p90_ms)
+    return [
+        (row.accuracy.worst.top1, -times.get((row.cost, row.precision), 0.0),
+         -float(row.size_bytes))
+        for row in rows
+    ]  # fmt: skip
+
+
+def _rows(cell: Cell, report: RunReport) -> Iterator[SweepRow]:
+    place = place_of(cell.recipe)
+    for metrics in report.models:
+        for precision, accuracy, size in _kinds(metrics, place):
+            yield SweepRow(
+                run=cell.name, point=dict(cell.point), bundle=metrics.name, precision=precision,
+                baseline=metrics is report.models[0], accuracy=accuracy, cost=metrics.after,
+                size_bytes=size, timing=_timing(report, metrics.name, precision, place),
+            )  # fmt: skip
+
+
+def _kinds(metrics: Metrics, place: Place) -> Iterator[tuple[str, Accuracy, int]]:
+    """List a network's precisions where latency counts: name, accuracy, bytes."""
+    yield "fp32", metrics.accuracy[-1], metrics.artifact.size_bytes
+    for each in metrics.quantized:
+        if each.runtime == place.runtime and each.after is not None and each.rejected is None:
+            yield each.precision, each.after, each.size_bytes
+
+
+def _timing(report: RunReport, name: str, precision: str, place: Place) -> Timing | None:
+    benchmark = report.benchmark
+    for row in benchmark.rows if isinstance(benchmark, BenchmarkReport) else ():
+        at, result = row.settings, row.result
+        here = (at.runtime, at.device, at.threads) == (place.runtime, place.device, place.threads)
+        if here and (at.bundle, at.precision) == (name, precision) and isinstance(result, Measured):
+            faster = result.speed_up.ratio if result.speed_up is not None else None
+            return Timing(
+                **vars(place), p50_ms=percentile(result.latency_ms, 50),
+                p90_ms=percentile(result.latency_ms, 90), speed_up=faster,
+            )  # fmt: skip
+    return None

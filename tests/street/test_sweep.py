@@ -1,0 +1,205 @@
+"""Many runs beside each other: the grid, the runs, what a killed sweep leaves, and the front."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capdeploy import pipeline
+from capdeploy.errors import ConfigError, OutputExistsError, UsageError
+from capdeploy.progress import Quiet
+from capdeploy.report import sweep as tables
+from capdeploy.sweep import drive, grid
+from capdeploy.values.report import RunReport
+from capdeploy.values.sweep import SweepReport, dominated
+from tests.conftest import recipe
+from tests.street.test_street import ROOT, capdeploy
+
+AXES = """
+[sweep]
+strategy = ["ocap", "ln_norm"]
+
+[sweep.subset]
+similar = { classes = ["7", "1", "4"] }
+distinct = { classes = ["0", "1"] }
+"""
+
+
+def written(path, trained, axes=AXES, **changes):
+    import tomli_w
+
+    given = {"epochs": 0, "runtimes": ("onnxruntime",), "devices": ("cpu",), "bench": True,
+             "bench_seconds": 0.1}  # fmt: skip
+    plain = recipe(trained, **(given | changes)).model_dump(mode="json", exclude_none=True)
+    del plain["strategy"], plain["classes"]
+    path.write_text(tomli_w.dumps(plain) + axes)
+    return path
+
+
+@pytest.fixture
+def sweep(trained, tmp_path):
+    return written(tmp_path / "sweep.toml", trained)
+
+
+def test_every_combination_is_a_complete_recipe(sweep):
+    found = grid.read(sweep, {}, ["epochs=2"])
+    assert [cell.name for cell in found.cells] == [
+        "ocap-similar", "ocap-distinct", "ln_norm-similar", "ln_norm-distinct"
+    ]  # fmt: skip
+    assert found.cells[1].recipe.classes == ("0", "1")
+    assert found.cells[2].recipe.strategy == "ln_norm"
+    assert {cell.recipe.epochs for cell in found.cells} == {2}
+    assert found.question == ("subset",)
+    assert found.networks == 4
+
+
+def test_what_the_sweep_varies_wins_over_the_environment(sweep):
+    found = grid.read(sweep, {"CAPDEPLOY_STRATEGY": "random"}, ["strategy=random"])
+    assert {cell.recipe.strategy for cell in found.cells} == {"ocap", "ln_norm"}
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ("", r"has no table \[sweep\]"),
+        ("[sweep]\n", r"has no table \[sweep\]"),
+        ("[sweep]\nratio = [0.5, 0.7]", "put the list into the recipe itself"),
+        ("[sweep]\nstrategie = ['ocap']", "unknown recipe key 'strategie'; did you mean strategy"),
+        ("[sweep]\nseed = []", "expected a list of values or a table of named points, found"),
+        ("[sweep]\nseed = 3", "expected a list of values or a table of named points, found 3"),
+        ("[sweep]\nseed = [1, 1]", "sweep.seed has a value twice"),
+        ("[sweep]\nseed = [0, -1]", "seed: Input should be greater than or equal to 0"),
+        ("[sweep.net]\na = 3", "sweep.net.a: expected a table of recipe keys, found 3"),
+        ("[sweep.net]\na = {depth = 3}", "sweep.net.a.depth: unknown recipe key 'depth'"),
+        ("[sweep.net]\na = {seed = 1}\nA = {seed = 2}", "would share the folder"),
+        ("[sweep]\nseed = [" + ",".join(map(str, range(200))) + "]\nepochs = ["
+         + ",".join(map(str, range(200))) + "]", "has 40000 runs, at most 10000"),
+    ],
+)  # fmt: skip
+def test_a_sweep_that_cannot_be_is_refused(axes, words, trained, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        grid.read(written(tmp_path / "bad.toml", trained, axes), {}, [])
+
+
+def test_a_sweep_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        grid.read(tmp_path / "none.toml", {}, [])
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats(merits):
+    marks = dominated(merits)
+    front = {merit for merit, mark in zip(merits, marks, strict=True) if not mark}
+    assert front
+    for merit, mark in zip(merits, marks, strict=True):
+        better = [one for one in front if one != merit and one[0] >= merit[0]
+                  and one[1] >= merit[1]]  # fmt: skip
+        assert bool(better) is mark  # whatever is beaten is beaten by something on the front
+
+
+THREE = """
+[sweep.subset]
+similar = { classes = ["7", "1", "4"] }
+distinct = { classes = ["0", "1"] }
+wrong = { classes = ["0", "eleven"] }
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(trained, tmp_path_factory):
+    """A sweep that was killed while it made its second run, and then resumed; one run fails."""
+    folder = tmp_path_factory.mktemp("sweep")
+    file, output = written(folder / "sweep.toml", trained, THREE), folder / "out"
+    words = ["sweep", str(file), "-o", str(output)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "capdeploy", *words], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 240
+    while time.monotonic() < until and process.poll() is None:
+        if list((output / "runs").glob(".distinct.partial-*")):
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (output / "results.jsonl").exists()
+    refused = capdeploy(*words)
+    assert refused.returncode == 2
+    assert "--resume goes on with it" in refused.stderr
+    done = capdeploy(*words, "--resume", "-f", "json")
+    assert "1 of 3 runs are made already" in done.stderr
+    return file, output, done
+
+
+def test_a_killed_sweep_that_is_resumed_has_what_a_whole_one_has(swept, tmp_path):
+    file, output, _ = swept
+    cell = grid.read(file, {}, ["bench=false"]).cells[1]
+    report = pipeline.compress(cell.recipe, tmp_path / "whole", Quiet())
+    killed = RunReport.from_json((output / "runs" / cell.name / "report.json").read_text())
+    assert killed.models == report.models
+    for part in ("weights.safetensors", "model.onnx"):
+        mine, other = (
+            folder / "ratio-0.5" / part
+            for folder in (output / "runs" / cell.name, tmp_path / "whole")
+        )
+        assert mine.read_bytes() == other.read_bytes()
+
+
+def test_a_run_that_fails_does_not_cost_the_others(swept):
+    _, _, done = swept
+    assert done.returncode == 4
+    report = SweepReport.from_json(done.stdout)
+    assert [row.run for row in report.rows] == ["similar"] * 2 + ["distinct"] * 2
+    assert [failure.run for failure in report.failures] == ["wrong"]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("capdeploy: 1 run(s) of the sweep failed, first wrong: ")
+    assert "eleven" in last
+
+
+def test_results_are_lines_tables_and_runs_like_any_other(swept):
+    _, output, done = swept
+    report = SweepReport.from_json(done.stdout)
+    lines = (output / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == [row.run for row in report.rows]
+    for row in report.rows:
+        assert row.timing is not None
+        assert row.timing.p90_ms >= row.timing.p50_ms
+    assert SweepReport.from_json((output / "sweep.json").read_text()) == report
+    for subset in ("similar", "distinct"):
+        assert any(not row.dominated for row in report.rows if row.point["subset"] == subset)
+    shown, failed = tables.tables(report)
+    assert len(shown.rows) == len(report.rows)
+    assert len(failed.rows) == 1
+    assert capdeploy("verify", output / "runs" / "similar").returncode == 0
+
+
+def test_a_run_made_from_something_else_is_not_taken_for_one_of_the_sweep(swept):
+    file, output, _ = swept
+    with pytest.raises(ConfigError, match="was made with epochs = 0, the sweep now says 1"):
+        drive.run(grid.read(file, {}, ["epochs=1"]), output, Quiet(), resume=True)
+
+
+def test_two_sweeps_do_not_share_a_folder(swept):
+    file, output, _ = swept
+    with (
+        drive._alone(output),
+        pytest.raises(UsageError, match="another sweep is at work"),
+    ):
+        drive.run(grid.read(file, {}, []), output, Quiet(), resume=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(sweep, tmp_path):
+    with pytest.raises(OutputExistsError, match="it is no sweep; choose another --output"):
+        drive.run(grid.read(sweep, {}, []), tmp_path, Quiet(), resume=True)
+
+
+def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep):
+    done = capdeploy("sweep", sweep, "--dry-run", "-f", "json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 4
+    assert [path.name for path in sweep.parent.iterdir()] == ["sweep.toml"]
