@@ -17,7 +17,10 @@ from capdeploy.errors import ConfigError, MissingExtraError
 
 Member = TypeVar("Member")
 # Which extra brings a member's own library; all others come with [compress].
-EXTRAS = {"timm": "timm", "pyarrow": "hf"}
+EXTRAS = {
+    "timm": "timm", "pyarrow": "hf", "tensorboard": "tensorboard", "wandb": "wandb",
+    "mlflow": "mlflow", "sqlalchemy": "mlflow", "alembic": "mlflow",
+}  # fmt: skip
 
 
 class Catalog(Generic[Member]):

@@ -10,6 +10,7 @@ from capdeploy.model import require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import plan as planning
 from capdeploy.stages import Planned, journal
+from capdeploy.tracking import tracked
 from capdeploy.train import head
 from capdeploy.values.journal import Begun
 from capdeploy.values.recipe import Recipe
@@ -69,14 +70,15 @@ def compress(
         Costs, accuracies, proofs and latencies; also written to ``report.json``.
     """
     workplace.refuse_existing(output, force=force)
-    left, begun = journal.find(recipe, output, say, resume=resume)
-    planned = plan(recipe, say, begun)
-    salvage = partial(journal.salvage, say=say)
-    with workplace.open_workplace(output, force=force, adopt=left, salvage=salvage) as work:
-        report = _fill(recipe, planned, work, say)
-    if recipe.bench:
-        say.step("measure")
-        report = measure(recipe, output, say)
+    with tracked(recipe, output.name, say) as say:
+        left, begun = journal.find(recipe, output, say, resume=resume)
+        planned = plan(recipe, say, begun)
+        salvage = partial(journal.salvage, say=say)
+        with workplace.open_workplace(output, force=force, adopt=left, salvage=salvage) as work:
+            report = _fill(recipe, planned, work, say)
+        if recipe.bench:
+            say.step("measure")
+            report = measure(recipe, output, say)
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -17,6 +18,9 @@ class Say(Protocol):
     def advance(self, done: int, total: int, detail: str) -> None:
         """Move the progress of the present step."""
 
+    def measured(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Take numbers that are worth a curve: one point, at a step, of each named quantity."""
+
 
 class Quiet:
     """Listens to nothing."""
@@ -29,3 +33,6 @@ class Quiet:
 
     def advance(self, done: int, total: int, detail: str) -> None:
         """Ignore progress."""
+
+    def measured(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Ignore numbers."""

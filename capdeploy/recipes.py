@@ -27,6 +27,7 @@ LISTS = frozenset(
         "max_latency",
         "speedup",
         "precision",
+        "track",
         "augment",
         "classes",
         "ignore_keys",

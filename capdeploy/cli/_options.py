@@ -119,6 +119,8 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--patience", int, "Epochs without a better validation before stopping."),
     ("--batch-size", int, "Images per step."),
     ("--seed", int, "Of sampling, training and random scores."),
+    ("--track", Words(), f"Keep curves and results: {_names('trackers', 'tracker')}; offline."),
+    ("--track-folder", str, "What trackers keep here; capdeploy-tracking."),
     ("--parity-atol", float, "Largest logit error of the exported graph."),
     ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
     ("--precision", Words(), "fp32, fp16, int8: graphs in fewer bits besides, each measured."),
@@ -161,7 +163,7 @@ SHARED = frozenset(
         "--channel-order", "--resize", "--crop", "--interpolation", "--classes",
         "--samples-per-class", "--validation-share", "--max-bad-images", "--cache-mib", "--lr",
         "--optimizer", "--weight-decay", "--clip", "--augment", "--patience", "--batch-size",
-        "--seed",
+        "--seed", "--track", "--track-folder",
     }
 )  # fmt: skip
 TRAINING: tuple[tuple[str, Any, str], ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -74,6 +74,9 @@ class Progress:
             self._show(done, total, detail)
         elif done and (done * 4 // total != (done - 1) * 4 // total or total < 12):
             click.echo(f"             {done}/{total} {detail}".rstrip(), err=True)
+
+    def measured(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Show nothing: the tables at the end have these numbers."""
 
     def _show(self, done: int, total: int, detail: str) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

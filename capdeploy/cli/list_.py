@@ -9,7 +9,7 @@ import click
 
 from capdeploy.cli._output import format_option, tell
 
-SHELVES = ("strategies", "runtimes", "data", "architectures")
+SHELVES = ("strategies", "runtimes", "data", "trackers", "architectures")
 
 
 @click.command()
@@ -55,9 +55,11 @@ def _classes(data: str, split: str | None) -> tuple[tuple[str, ...], tuple[tuple
 
 
 def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    from capdeploy.catalog import EXTRAS
     from capdeploy.data import KINDS
     from capdeploy.runtimes import RUNTIMES
     from capdeploy.strategies import STRATEGIES
+    from capdeploy.trackers import TRACKERS
     from capdeploy.zoo import SOURCES
 
     if shelf == "strategies":
@@ -79,6 +81,10 @@ def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
         )
     if shelf == "data":
         return ("name", "layout"), tuple((name, KINDS.load(name).layout) for name in KINDS.names())
+    if shelf == "trackers":
+        return ("name", "extra"), tuple(
+            (name, f"capdeploy[{EXTRAS[name]}]") for name in TRACKERS.names()
+        )
     from capdeploy.errors import MissingExtraError
 
     known = []

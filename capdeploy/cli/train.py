@@ -36,10 +36,12 @@ def command(
     recipe = recipes.resolve_training(config, os.environ, settings, _options.plain(flags))
     from capdeploy import stages
     from capdeploy.report import training
+    from capdeploy.tracking import tracked
 
     ours = (output / stages.TRAINING_RECIPE).is_file()
     if output.exists() and not (ours and (resume or force)):
         hint = "--resume or --force" if ours else "another --output"
         raise OutputExistsError(f"{output} exists; use {hint}")
-    report = stages.train(recipe, output, Progress(), anew=force)
+    with tracked(recipe, output.name, Progress()) as say:
+        report = stages.train(recipe, output, say, anew=force)
     tell(style, report.to_json(), training.tables(report, output))

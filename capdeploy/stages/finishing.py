@@ -8,6 +8,7 @@ from pathlib import Path
 
 from capdeploy import bundle, recipes
 from capdeploy.bench import matrix
+from capdeploy.bench.stats import percentile
 from capdeploy.errors import CapdeployError, DataError
 from capdeploy.model import Model
 from capdeploy.progress import Say
@@ -16,7 +17,7 @@ from capdeploy.train import evaluate
 from capdeploy.train import trust as trusting
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.recipe import Recipe
-from capdeploy.values.report import BenchmarkReport
+from capdeploy.values.report import BenchmarkReport, Measured
 from capdeploy.values.trust import Trust
 
 
@@ -49,16 +50,30 @@ def trust(
 def bench(recipe: Recipe, output: Path, say: Say) -> BenchmarkReport:
     """Measure a finished run; the bundles are whole and stay, whatever happens here."""
     try:
-        return matrix.run(
+        report = matrix.run(
             bundle.find(output),
             recipes.profile_of(recipe),
             seconds=recipe.bench_seconds,
             say=say,
             trust_factory=True,
         )
+        say.measured(_latencies(report))
+        return report
     except CapdeployError:
         say.note(f"{output} is complete, but could not be measured")
         raise
+
+
+def _latencies(report: BenchmarkReport) -> dict[str, float]:
+    """Pick what is worth comparing between runs on one machine."""
+    values = {}
+    for row in report.rows:
+        at, result = row.settings, row.result
+        if isinstance(result, Measured):
+            place = f"{at.bundle}/{at.runtime}_{at.device}_{at.precision}"
+            values[f"{place}_p50_ms"] = percentile(result.latency_ms, 50)
+            values[f"{place}_p90_ms"] = percentile(result.latency_ms, 90)
+    return values
 
 
 def rewrite(path: Path, text: str) -> None:

@@ -20,8 +20,8 @@ from capdeploy.values.recipe import Recipe
 JOURNAL = ".journal"
 BEGUN, FINISHED = "begun.json", "finished.json"
 STATES = ("cut", "recalibrated", "reconstructed", "tuned")
-LATER = frozenset({"bench", "bench_seconds"})
-"""Keys that may change between a run and its continuation: they count after the networks."""
+LATER = frozenset({"bench", "bench_seconds", "track", "track_folder"})
+"""Keys that may change between a run and its continuation: they do not shape the networks."""
 
 
 def find(

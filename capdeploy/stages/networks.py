@@ -115,5 +115,16 @@ def seal_all(
             check_images=recipe.bundle_images,
         )  # fmt: skip
         models.append(metrics)
+        say.measured(_numbers(metrics))
     Journal(work, planned.full).close()
     return tuple(models)
+
+
+def _numbers(metrics: Metrics) -> dict[str, float]:
+    """Pick what is worth comparing between runs."""
+    last = metrics.accuracy[-1]
+    values = {
+        "top1": last.top1, "worst_class_top1": last.worst.top1, "macs": metrics.after.macs,
+        "parameters": metrics.after.parameters, "size_bytes": metrics.artifact.size_bytes,
+    }  # fmt: skip
+    return {f"{metrics.name}/{name}": float(value) for name, value in values.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from capdeploy import errors
@@ -33,6 +34,9 @@ class Lines:
         """Write a line at every quarter."""
         if done and done * 4 // total != (done - 1) * 4 // total:
             self.step(f"  {done}/{total} {detail}".rstrip())
+
+    def measured(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Write nothing: the run's report has these numbers."""
 
 
 def _end_with_parent() -> None:

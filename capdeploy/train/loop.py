@@ -137,12 +137,12 @@ def train(
         loss = _epoch(judge, course, settings, optimizer, rates, progress.shuffle, say, heard)
         diverged = not math.isfinite(loss)
         top1 = _validate(judge, course, settings)
-        progress.history.append(
-            Epoch(
-                number=number, loss=0.0 if diverged else loss, validation_top1=top1,
-                learning_rate=optimizer.param_groups[0]["lr"], seconds=time.monotonic() - began,
-            )
+        epoch = Epoch(
+            number=number, loss=0.0 if diverged else loss, validation_top1=top1,
+            learning_rate=optimizer.param_groups[0]["lr"], seconds=time.monotonic() - began,
         )  # fmt: skip
+        progress.history.append(epoch)
+        say.measured(epoch.model_dump(exclude={"number"}), number)
         # A tie goes to the later state: it has seen more and its loss is lower.
         if not diverged and top1 >= progress.best:
             progress.improve(top1, number, module)

@@ -55,6 +55,11 @@ class Common(Noun):
     batch_size: int = Field(default=32, ge=2)
     seed: int = Field(default=0, ge=0)
 
+    track: tuple[str, ...] = Field(default=(), description="trackers that keep curves and results")
+    track_folder: str = Field(
+        default="capdeploy-tracking", min_length=1, description="what trackers keep on this machine"
+    )
+
     @model_validator(mode="after")
     def _refuse_nothing(self) -> Self:
         if None in self.arch_args.values():
