@@ -18,7 +18,8 @@ demo: $(STAMP)
 	$(BIN)/capdeploy compress --demo --force --output capdeploy-demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not nightly and not alone'
+	$(BIN)/python -m pytest -m 'alone and not nightly'
 
 check: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" scripts/check

@@ -31,7 +31,7 @@ def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
     full, narrow, images = inputs.full, inputs.narrow, inputs.samples
     if begun is not None:
         journal.require_same(begun, full)
-        return Planned(full, narrow, images, begun.plans, begun.scored_images)
+        return Planned(full, narrow, images, begun.plans, begun.scored_images, begun.sensitivity)
     say.step(f"score filters ({recipe.strategy})")
     head_cut = None if recipe.keep_head else head.cut_of(full, require_classes(full))
     ground = stages.ground(recipe, narrow, images, say, head=head_cut, full=full.geometry.cost())
@@ -43,7 +43,8 @@ def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
     others = [stages.draw(recipe, full, ground, start, budget, say) for budget in budgets[1:]]
     if recipe.steps > 1:
         say.note(f"the plan is that of a single step; each of the {recipe.steps} is scored anew")
-    return Planned(full, narrow, images, (start, *others), ground.scores.images)
+    curves = stages.as_nouns(ground.curves)
+    return Planned(full, narrow, images, (start, *others), ground.scores.images, curves)
 
 
 def compress(
@@ -100,7 +101,8 @@ def _fill(recipe: Recipe, planned: Planned, work: Path, say: Say) -> RunReport:
         tool_version=__version__, checkpoint=planned.full.checkpoint,
         classes=require_classes(planned.full), strategy=recipe.strategy,
         scored_images=planned.scored_images, bad_images=tuple(planned.samples.bad),
-        models=models, benchmark=Skipped(reason="not measured; run: capdeploy bench"),
+        models=models, sensitivity=planned.sensitivity,
+        benchmark=Skipped(reason="not measured; run: capdeploy bench"),
     )  # fmt: skip
     (work / bundle.RECIPE).write_text(recipes.to_toml(recipe))
     (work / REPORT).write_text(report.to_json())

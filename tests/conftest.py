@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,27 @@ PREPROCESSING = Preprocessing(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) *
 SUBSET = ClassSubset(kept=(7, 1, 4), names=("7", "1", "4"), total=10)
 
 
+# Several test processes share the cores: each, and what it starts, then gets one thread.
+SHARED = "PYTEST_XDIST_WORKER" in os.environ
+if SHARED:
+    os.environ["OMP_NUM_THREADS"] = "1"
+# Files whose tests measure time; `make test` runs them when nothing else runs.
+ALONE = (
+    "bench/test_bench.py", "bench/test_gate.py", "bench/test_layers.py", "bench/test_matrix.py",
+    "bench/test_tune.py", "cli/test_gate.py", "data/test_listing.py", "street/test_latency.py",
+    "test_pytest_plugin.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if str(item.path).endswith(ALONE):
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(autouse=True)
 def _threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if SHARED else 2)
 
 
 def wrap(module: torch.nn.Module, name: str = "tests.nets:Chain", size: int = 16) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,18 +17,23 @@ import click
     show_default=True, help="html writes a file; md and json are printed.",
 )  # fmt: skip
 def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
-    """Write a report of the run in FOLDER, the output of compress.
+    """Write a report of the run or sweep in FOLDER, the output of compress or sweep.
 
     The HTML file holds its styles and plots; it needs no network and runs no script.
     """
     from capdeploy import workplace
-    from capdeploy.report import html, page
+    from capdeploy.report import html, page, sweep
 
-    report, plans = page.read(folder)
+    report: Any
+    if (folder / sweep.FILE).is_file():
+        report = sweep.read(folder)
+        made = sweep.page(report, str(folder), plots=style == "html")
+    else:
+        report, plans = page.read(folder)
+        made = page.page(report, plans, str(folder), plots=style == "html")
     if style == "json":
         click.echo(report.to_json().rstrip())
         return
-    made = page.page(report, plans, str(folder), plots=style == "html")
     if style == "md":
         click.echo(html.plain(made))
         return

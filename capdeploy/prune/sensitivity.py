@@ -24,9 +24,7 @@ from capdeploy.prune.votes import group_scores
 from capdeploy.samples import Images
 from capdeploy.values.group import Group
 from capdeploy.values.scores import FilterScores
-
-LEVELS = (0.125, 0.25, 0.5, 0.75, 0.9)
-"""Shares of a group's channels whose loss is measured; between them the curve is straight."""
+from capdeploy.values.sensitivity import LEVELS
 
 Curves = dict[str, tuple[float, ...]]
 

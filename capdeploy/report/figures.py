@@ -18,6 +18,8 @@ from capdeploy.errors import MissingExtraError
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import Training
+from capdeploy.values.sensitivity import Curve
+from capdeploy.values.sweep import dominated
 
 # Stand-ins that are exchanged for the page's own colours, which differ in light and dark.
 INK, GRID = "#010203", "#010204"
@@ -141,12 +143,76 @@ def spots(points: Sequence[Spot], budgets_ms: Sequence[float]) -> str:
                 spot.x, 100 * spot.y, yerr=[[below], [above]], marker=MARKERS[place % 6], ms=7,
                 color=SERIES[place % 6], capsize=2.5, lw=0, elinewidth=1.2, label=spot.name,
             )  # fmt: skip
+        beaten = dominated([(spot.y, -spot.x) for spot in points])
+        front = sorted((spot.x, 100 * spot.y) for spot, worse in zip(points, beaten, strict=True)
+                       if not worse)  # fmt: skip
+        if len(points) > 2:
+            axes.plot(*zip(*front, strict=True), color=GRID, lw=1.2, zorder=1, label="Pareto front")
         for place, budget in enumerate(budgets_ms):
             axes.axvline(budget, color=INK, linestyle=(0, (4, 3)), lw=1,
                          label="" if place else "budget")  # fmt: skip
         axes.set(xscale="log", xlabel="p50 latency, ms (log)", ylabel="top-1, % (95 %)")
         _plain_numbers(axes)
         axes.margins(x=0.15)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Front:
+    """Networks that answer one question, those on the Pareto front apart.
+
+    Parameters
+    ----------
+    name : str
+        What they have in common.
+    best : Sequence[tuple[float, float]]
+        Latency in ms and accuracy 0..1 of those on the front.
+    others : Sequence[tuple[float, float]]
+        The same of those that another one beats.
+    """
+
+    name: str
+    best: Sequence[tuple[float, float]]
+    others: Sequence[tuple[float, float]]
+
+
+def fronts(lines: Sequence[Front]) -> str:
+    """Draw worst-class accuracy against p90 latency, the front joined by a line."""
+    with _axes(3.6) as (axes, found):
+        for place, line in enumerate(lines):
+            colour, marker = SERIES[place % 6], MARKERS[place % 6]
+            if line.others:
+                axes.plot(
+                    [x for x, _ in line.others], [100 * y for _, y in line.others], lw=0,
+                    marker=marker, ms=5, color=colour, fillstyle="none", alpha=0.7,
+                )  # fmt: skip
+            ordered = sorted(line.best)
+            axes.plot(
+                [x for x, _ in ordered], [100 * y for _, y in ordered], lw=1.4, marker=marker,
+                ms=7, color=colour, linestyle=DASHES[place % 6], label=line.name,
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel="p90 latency, ms (log)", ylabel="worst class, %")
+        _plain_numbers(axes)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return found[0]
+
+
+def sensitivity(curves: Sequence[Curve]) -> str:
+    """Draw harm against the share of channels that is dropped; the worst six have names."""
+    ordered = sorted(curves, key=lambda curve: -curve.at(0.5))
+    with _axes(3.6) as (axes, found):
+        for place, curve in enumerate(ordered):
+            # The very last channels were not measured.
+            shares = np.arange(curve.width + 1)[: max(2, round(0.9 * curve.width) + 1)]
+            named = place < len(SERIES)
+            axes.plot(
+                100 * shares / curve.width, [curve.harms[count] for count in shares],
+                color=SERIES[place] if named else GRID, lw=1.8 if named else 0.8,
+                linestyle=DASHES[place] if named else "-", zorder=2 if named else 1,
+                label=curve.group if named else None,
+            )  # fmt: skip
+        axes.set(xlabel="channels dropped, %", ylabel="divergence, nats")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return found[0]
 

@@ -110,6 +110,7 @@ def page(report: RunReport, drawn: dict[str, PruningPlan], folder: str, *, plots
         *sections.trust(report),
         *sections.latency(report, plots),
         *sections.structure(report, drawn, plots),
+        *sections.sensitivity(report, plots),
         Section("Parity with PyTorch", [sections.parity(report)]),
         *sections.environment(report),
     ]

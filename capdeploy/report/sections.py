@@ -13,6 +13,7 @@ from capdeploy.report.tables import Table
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import BenchmarkReport, Measured, Metrics, Row, RunReport
+from capdeploy.values.sensitivity import LEVELS, Curve
 
 MOST_GROUPS = 60
 """A plan with more groups is shown as a table alone."""
@@ -191,6 +192,35 @@ def structure(report: RunReport, drawn: dict[str, PruningPlan], plots: bool) -> 
             shown.append(Figure(caption, figures.widths(plan)))
         candidates = [_candidates(plan)] if plan.search is not None else []
         yield Section(f"What {metrics.name} keeps", [plans.plan(plan), *candidates], shown)
+
+
+def sensitivity(report: RunReport, plots: bool) -> list[Section]:
+    """Show what the allocation went by, if it went by measured curves."""
+    if not report.sensitivity:
+        return []
+    drawn = [sensitivity_figure(report.sensitivity)] if plots else []
+    return [Section("Sensitivity", [sensitivity_table(report.sensitivity)], drawn)]
+
+
+def sensitivity_figure(curves: Sequence[Curve]) -> Figure:
+    """Plot the curves; the most sensitive ones are named."""
+    caption = (
+        "Divergence of the answers from the whole network's as one group shrinks, nothing trained; "
+        "the six most sensitive groups are named."
+    )
+    return Figure(caption, figures.sensitivity(curves))
+
+
+def sensitivity_table(curves: Sequence[Curve], notes: tuple[str, ...] = ()) -> Table:
+    """List every group's harm at the measured shares, the most sensitive first."""
+    ordered = sorted(curves, key=lambda curve: -curve.at(0.5))
+    rows = tuple(
+        (curve.group, str(curve.width), *(f"{curve.at(level):.4f}" for level in LEVELS))
+        for curve in ordered
+    )
+    columns = ("group", "channels", *(f"-{level:.3g}" for level in LEVELS))
+    title = "Divergence of the answers (nats) when a share of one group is dropped"
+    return Table(title, columns, rows, notes)
 
 
 def _candidates(plan: PruningPlan) -> Table:

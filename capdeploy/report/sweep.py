@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from capdeploy.report import figures
+from capdeploy.report.page import Page
+from capdeploy.report.sections import Figure, Section
 from capdeploy.report.tables import MIB, Table, count, milliseconds, percent
 from capdeploy.values.sweep import SweepReport, SweepRow
 
 SEED = "seed"
+FILE = "sweep.json"
+
+
+def read(folder: Path) -> SweepReport:
+    """Read a sweep's record."""
+    file = folder / FILE
+    return SweepReport.from_json(file.read_bytes(), source=str(file))
 
 
 def tables(report: SweepReport) -> list[Table]:
@@ -106,3 +117,61 @@ def _spread(values: Sequence[float], unit: str) -> str:
     mean = sum(values) / len(values)
     digits = 1 if unit == " %" else 3
     return f"{mean:.{digits}f}{unit} ({min(values):.{digits}f}..{max(values):.{digits}f})"
+
+
+def page(report: SweepReport, folder: str, *, plots: bool) -> Page:
+    """Put a sweep's report together.
+
+    Parameters
+    ----------
+    report : SweepReport
+        What it gave.
+    folder : str
+        The sweep's folder, as the command that repeats it names it.
+    plots : bool
+        Draw figures too; they need matplotlib.
+
+    Returns
+    -------
+    Page
+        The fronts, every network, and what failed.
+    """
+    runs = len({row.run for row in report.rows})
+    best = [row for row in report.rows if not row.dominated]
+    broken = [f"{len(report.failures)} run(s) failed"] if report.failures else []
+    broken += [f"{len(report.missing)} run(s) not made yet"] if report.missing else []
+    everything, *others = tables(report)
+    drawn = _fronts(report) if plots else []
+    return Page(
+        title="Sweep over " + ", ".join(axis.name for axis in report.axes),
+        verdict="; ".join(broken) or "every run is made and measured where it was asked for",
+        good=not broken,
+        facts=[("runs", str(runs)), ("networks", str(len(report.rows))),
+               ("on a Pareto front", str(len(best)))],
+        sections=[Section("Every network", [everything], drawn),
+                  *(Section(table.title, [table]) for table in others)],
+        command=f"capdeploy sweep {folder}/sweep-recipe.toml -o OUT",
+    )  # fmt: skip
+
+
+def _fronts(report: SweepReport) -> list[Figure]:
+    groups: dict[str, list[SweepRow]] = {}
+    for row in report.rows:
+        name = ", ".join(row.point[axis] for axis in report.question) or "all networks"
+        groups.setdefault(name, []).append(row)
+    lines = [
+        figures.Front(name, _spots(rows, dominated=False), _spots(rows, dominated=True))
+        for name, rows in groups.items()
+    ]
+    if not any(line.best for line in lines):
+        return []
+    caption = (
+        "Worst-class accuracy against p90 latency; up and left is better. Filled and joined: the "
+        "Pareto front (size counts too); hollow: another network is better."
+    )
+    return [Figure(caption, figures.fronts(lines))]
+
+
+def _spots(rows: Sequence[SweepRow], *, dominated: bool) -> list[tuple[float, float]]:
+    return [(row.timing.p90_ms, row.accuracy.worst.top1) for row in rows
+            if row.timing is not None and row.dominated is dominated]  # fmt: skip

@@ -15,13 +15,15 @@ from capdeploy.stages.making import Made
 from capdeploy.stages.networks import Planned, make_all, seal_all
 from capdeploy.stages.place import require as require_latency
 from capdeploy.stages.precision import wanted as wanted_precisions
-from capdeploy.stages.scoring import ground
+from capdeploy.stages.scoring import as_nouns, ground
+from capdeploy.stages.scoring import sensitivity_report as sensitivity
 from capdeploy.stages.search import draw
 from capdeploy.stages.training import RECIPE as TRAINING_RECIPE
 from capdeploy.stages.training import train
 
 __all__ = [
-    "TRAINING_RECIPE", "Inputs", "Made", "Planned", "architecture", "bench", "dataset_of",
-    "draw", "ground", "inspect", "make_all", "open_inputs", "preprocessing", "reading",
-    "require_latency", "rewrite", "seal_all", "train", "wanted_precisions", "with_classes",
+    "TRAINING_RECIPE", "Inputs", "Made", "Planned", "architecture", "as_nouns", "bench",
+    "dataset_of", "draw", "ground", "inspect", "make_all", "open_inputs", "preprocessing",
+    "reading", "require_latency", "rewrite", "seal_all", "sensitivity", "train",
+    "wanted_precisions", "with_classes",
 ]  # fmt: skip

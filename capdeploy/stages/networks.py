@@ -21,6 +21,7 @@ from capdeploy.values.journal import Begun
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import Metrics
+from capdeploy.values.sensitivity import Curve
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Planned:
     samples: Samples
     plans: tuple[PruningPlan, ...]
     scored_images: int
+    sensitivity: tuple[Curve, ...] = ()
 
 
 def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Made]:
@@ -58,6 +60,7 @@ def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Mad
         Begun(
             tool_version=__version__, checkpoint_sha256=planned.full.checkpoint.sha256,
             recipe=recipe, plans=planned.plans, scored_images=planned.scored_images,
+            sensitivity=planned.sensitivity,
         )
     )  # fmt: skip
     made = []

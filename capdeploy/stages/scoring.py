@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from capdeploy import __version__, workplace
 from capdeploy import score as room
-from capdeploy import workplace
-from capdeploy.model import Model
+from capdeploy.errors import StepFailedError
+from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import groups, sensitivity
 from capdeploy.prune.ground import Ground
 from capdeploy.samples import Samples
 from capdeploy.stages import latency
+from capdeploy.stages.inputs import open_inputs
 from capdeploy.stages.place import place_of
 from capdeploy.strategies import STRATEGIES, Watch
 from capdeploy.values.cost import Cost
+from capdeploy.values.group import Group
 from capdeploy.values.plan import LayerCut
 from capdeploy.values.recipe import Recipe
+from capdeploy.values.scores import FilterScores
+from capdeploy.values.sensitivity import Curve, SensitivityReport
 
 
 def ground(
@@ -43,26 +50,79 @@ def ground(
         Scores, groups, costs, and measured curves or layer latencies if a budget needs them.
     """
     coupled = groups.find(model)
-    shown = images.train.take(recipe.score_images, seed=recipe.seed)
-    contrasts = STRATEGIES.load(recipe.strategy).watch is Watch.CONSUMERS
-    others = images.dropped(len(shown), seed=recipe.seed) if contrasts else None
-    judged = room.Judged(model, coupled, shown, others, recipe.batch_size, recipe.seed)
-    scores = room.run(recipe.strategy, judged, recipe.strategy_args, say)
+    scores = judged(recipe, model, images, coupled, say)
     curves: sensitivity.Curves = {}
     if recipe.allocation == "sensitivity":
-        few = images.train.take(recipe.sensitivity_images, seed=recipe.seed)
-        curves = sensitivity.curves(
-            model,
-            coupled,
-            scores,
-            few,
-            batch_size=recipe.batch_size,
-            cache=workplace.cache(),
-            say=say,
-        )
+        curves = curves_of(recipe, model, images, coupled, scores, say)
     times = None
     if any(budget.of_latency for budget in recipe.budgets()):
         times = latency.table(
             model, coupled, place_of(recipe), align=recipe.align, cache=workplace.cache(), say=say
         )
     return Ground(scores, coupled, model.geometry, head, full, curves, latency=times)
+
+
+def judged(
+    recipe: Recipe, model: Model, images: Samples, coupled: Sequence[Group], say: Say
+) -> FilterScores:
+    """Score every filter; dropped classes are shown too where a strategy contrasts."""
+    shown = images.train.take(recipe.score_images, seed=recipe.seed)
+    contrasts = STRATEGIES.load(recipe.strategy).watch is Watch.CONSUMERS
+    others = images.dropped(len(shown), seed=recipe.seed) if contrasts else None
+    pool = room.Judged(model, coupled, shown, others, recipe.batch_size, recipe.seed)
+    return room.run(recipe.strategy, pool, recipe.strategy_args, say)
+
+
+def curves_of(
+    recipe: Recipe, model: Model, images: Samples, coupled: Sequence[Group],
+    scores: FilterScores, say: Say,
+) -> sensitivity.Curves:  # fmt: skip
+    """Measure how the answers change as each group shrinks."""
+    few = images.train.take(recipe.sensitivity_images, seed=recipe.seed)
+    return sensitivity.curves(
+        model, coupled, scores, few, batch_size=recipe.batch_size, cache=workplace.cache(), say=say
+    )
+
+
+def as_nouns(curves: Mapping[str, tuple[float, ...]]) -> tuple[Curve, ...]:
+    """Turn measured curves into what a report holds."""
+    return tuple(
+        Curve(group=name, width=len(harms) - 1, harms=harms) for name, harms in curves.items()
+    )
+
+
+def sensitivity_report(recipe: Recipe, say: Say) -> SensitivityReport:
+    """Shrink one group after another and measure how the answers change; nothing is trained.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Checkpoint, data, strategy and images.
+    say : Say
+        Hears of every step.
+
+    Returns
+    -------
+    SensitivityReport
+        Every group's curve.
+
+    Raises
+    ------
+    StepFailedError
+        If the network has no group that can be cut.
+    """
+    say.step("open checkpoint and data")
+    inputs = open_inputs(recipe, say)
+    model, images = inputs.narrow, inputs.samples
+    say.step(f"score filters ({recipe.strategy})")
+    coupled = groups.find(model)
+    scores = judged(recipe, model, images, coupled, say)
+    say.step("measure sensitivity")
+    found = as_nouns(curves_of(recipe, model, images, coupled, scores, say))
+    if not found:
+        raise StepFailedError(f"{model.checkpoint.file} has no group of filters that can be cut")
+    return SensitivityReport(
+        tool_version=__version__, checkpoint=model.checkpoint, classes=require_classes(model),
+        strategy=recipe.strategy, curves=found,
+        images=len(images.train.take(recipe.sensitivity_images, seed=recipe.seed)),
+    )  # fmt: skip

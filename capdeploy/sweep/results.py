@@ -7,6 +7,7 @@ from pathlib import Path
 
 from capdeploy import __version__, pipeline, workplace
 from capdeploy.bench.stats import percentile
+from capdeploy.report.sweep import FILE
 from capdeploy.stages.place import Place, place_of
 from capdeploy.sweep.grid import Cell, Grid
 from capdeploy.values.accuracy import Accuracy
@@ -14,7 +15,7 @@ from capdeploy.values.cost import Cost
 from capdeploy.values.report import BenchmarkReport, Measured, Metrics, RunReport
 from capdeploy.values.sweep import Failure, SweepReport, SweepRow, Timing, dominated
 
-RESULTS, SWEEP = "results.jsonl", "sweep.json"
+RESULTS = "results.jsonl"
 
 
 def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
@@ -54,7 +55,7 @@ def write(report: SweepReport, folder: Path) -> None:
     """Write ``results.jsonl``, a line for each network, and ``sweep.json``."""
     lines = "".join(f"{row.model_dump_json()}\n" for row in report.rows)
     workplace.write_file(folder / RESULTS, lines, force=True)
-    workplace.write_file(folder / SWEEP, report.to_json(), force=True)
+    workplace.write_file(folder / FILE, report.to_json(), force=True)
 
 
 def _marked(rows: Sequence[SweepRow], question: Sequence[str]) -> list[SweepRow]:

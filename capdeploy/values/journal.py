@@ -11,6 +11,7 @@ from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import Training
+from capdeploy.values.sensitivity import Curve
 
 
 class Begun(Noun):
@@ -22,6 +23,7 @@ class Begun(Noun):
     recipe: Recipe
     plans: tuple[PruningPlan, ...] = Field(min_length=1, description="the head's own comes first")
     scored_images: int = Field(ge=0)
+    sensitivity: tuple[Curve, ...] = ()
 
 
 class Finished(Noun):

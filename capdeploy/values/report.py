@@ -16,6 +16,7 @@ from capdeploy.values.latency import Search
 from capdeploy.values.noise import Noise
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.profile import Scenario
+from capdeploy.values.sensitivity import Curve
 from capdeploy.values.trust import Trust
 
 
@@ -188,4 +189,7 @@ class RunReport(Noun):
     scored_images: int = Field(ge=0)
     bad_images: tuple[str, ...] = ()
     models: tuple[Metrics, ...] = Field(min_length=1, description="the first is the baseline")
+    sensitivity: tuple[Curve, ...] = Field(
+        default=(), description="what the allocation went by, if it went by measured curves"
+    )
     benchmark: Annotated[BenchmarkReport | Skipped, Field()]

@@ -8,9 +8,12 @@ import pytest
 from capdeploy.bench import environment
 from capdeploy.errors import MissingExtraError, UsageError
 from capdeploy.report import figures, html, page
+from capdeploy.sweep import results
 from capdeploy.values.accuracy import Accuracy, ClassAccuracy
+from capdeploy.values.cost import Cost
 from capdeploy.values.latency import Search, Trial
 from capdeploy.values.report import BenchmarkReport, Row, RunReport, Settings, Skipped
+from capdeploy.values.sweep import Axis, Failure, SweepReport, SweepRow, Timing
 from tests.street.test_street import capdeploy
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -127,6 +130,59 @@ def test_the_command_writes_one_file_and_prints_markdown(run, tmp_path):
     assert printed.stdout.startswith("# tests.nets:Residual: 3 of 10 classes (7, 1, 4)")
     assert "## Parity with PyTorch" in printed.stdout
     assert "svg" not in printed.stdout
+
+
+def row(run, subset, p90, correct, size=1000):
+    accuracy = Accuracy(
+        stage="cut", classes=(ClassAccuracy(name="a", correct=correct, images=100),)
+    )
+    timing = Timing(runtime="onnxruntime", device="cpu", threads=1, p50_ms=p90 / 2, p90_ms=p90)
+    return SweepRow(
+        run=run, point={"subset": subset, "seed": run}, bundle="ratio-0.5", baseline=False,
+        accuracy=accuracy, cost=Cost(parameters=int(1000 * p90), macs=1, filters=1),
+        size_bytes=size, timing=timing,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def swept():
+    rows = [row("x", "a", 1.0, 90), row("y", "a", 2.0, 95), row("z", "a", 2.5, 92),
+            row("x", "b", 3.0, 50)]  # fmt: skip
+    axes = (Axis(name="subset", points=("a", "b")), Axis(name="seed", points=("x", "y", "z")))
+    failed = Failure(run="w", point={"subset": "b", "seed": "y"}, error="<b>no</b>")
+    marked = tuple(results._marked(rows, ("subset",)))
+    return SweepReport(
+        tool_version="0", axes=axes, question=("subset",), rows=marked, failures=(failed,)
+    )
+
+
+def test_a_front_for_each_question(swept):
+    assert [each.dominated for each in swept.rows] == [False, False, True, False]
+
+
+def test_noise_does_not_choose_between_networks_of_one_shape():
+    slow, fast = row("x", "a", 1.0, 90), row("y", "a", 1.0, 90)
+    late = slow.timing.model_copy(update={"p90_ms": 1.4})
+    marked = results._marked([slow.model_copy(update={"timing": late}), fast], ())
+    assert not any(each.dominated for each in marked)
+
+
+def test_a_sweep_has_a_page_of_its_own(swept, tmp_path):
+    (tmp_path / "sweep.json").write_text(swept.to_json())
+    done = capdeploy("report", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "report.html").read_text()
+    found = checked(text)
+    assert found.headings[0] == "Sweep over subset, seed"
+    assert found.tags.count("svg") == 1
+    assert "1 run(s) failed" in text
+    assert "&lt;b&gt;no" in text
+    assert "Over the seeds" in capdeploy("report", tmp_path, "-f", "md").stdout
+
+
+def test_the_front_of_a_run_is_drawn():
+    spots = [figures.Spot(str(at), at + 1.0, 0.5 + at / 10, 0.4, 0.99) for at in range(4)]
+    assert "Pareto front" in figures.spots(spots, [])
 
 
 def test_no_run_and_no_library_are_one_line(tmp_path, monkeypatch):

@@ -1,0 +1,54 @@
+"""``capdeploy sensitivity``: how much each group's width matters, measured without training."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from capdeploy.cli import _options
+from capdeploy.cli._output import Progress, format_option, tell
+
+
+@click.command(context_settings={"max_content_width": 100})
+@click.argument("checkpoint", required=False)
+@_options.recipe_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="HTML page to write as well.")
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML).")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a recipe key.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@format_option
+def command(
+    checkpoint: str | None,
+    output: Path | None,
+    config: Path | None,
+    settings: tuple[str, ...],
+    force: bool,
+    style: str,
+    **flags: Any,
+) -> None:
+    """Shrink one group of CHECKPOINT after another and measure how the answers change.
+
+    Takes the options of compress; --set sensitivity_images=N says how many images are shown.
+    """
+    from capdeploy import recipes, workplace
+
+    given = _options.plain(flags) | {"checkpoint": checkpoint}
+    recipe = recipes.resolve(config, os.environ, settings, given)
+    if output is not None and not force:
+        workplace.refuse_existing(output, force=False)
+    if output is not None:
+        workplace.require_writable(output)
+    from capdeploy import stages
+    from capdeploy.report import html, sensitivity
+
+    report = stages.sensitivity(recipe, Progress())
+    if output is not None:
+        words = shlex.join(["capdeploy", *sys.argv[1:]])
+        page = html.render(sensitivity.page(report, words))
+        workplace.write_file(output, page, force=force)
+    tell(style, report.to_json(), [sensitivity.table(report)])
