@@ -136,6 +136,7 @@ SWITCHES: tuple[tuple[str, str], ...] = (
     ("--reconstruct/--no-reconstruct", "Re-solve the consumers of cut channels by regression."),
     ("--trust-checkpoint/--no-trust-checkpoint", "Unpickle the checkpoint: that runs its code."),
     ("--balance/--no-balance", "Weigh the loss against class imbalance."),
+    ("--together/--apart", "All limits for one bundle, instead of a bundle for each."),
     ("--keep-head/--cut-head", "Leave the classifier as it is."),
     ("--distill/--no-distill", "Imitate the head-cut network while fine-tuning."),
     ("--bench/--no-bench", "Measure the bundles at the end."),

@@ -153,21 +153,46 @@ def _price(ledger: Ledger, room: Room, *, even: bool) -> tuple[float, int] | Non
     return harm / max(saved, 1e-12), keep
 
 
+@dataclass(frozen=True)
+class Cap:
+    """What may remain of one quantity.
+
+    Parameters
+    ----------
+    meter : Meter
+        Counts it.
+    most : float
+        No more than this.
+    tolerance : float
+        How far below is near enough, a share of `most`.
+    """
+
+    meter: Meter
+    most: float
+    tolerance: float
+
+    def holds(self, left: float) -> bool:
+        """Tell whether no more than the most is left."""
+        return left <= self.most
+
+    def near(self, left: float) -> bool:
+        """Tell whether it holds, and hardly anything more had to go for it."""
+        return self.most * (1 - self.tolerance) <= left <= self.most
+
+
 def meet(
     geometry: NetworkGeometry,
     rooms: Sequence[Room],
-    meter: Meter,
-    most: float,
+    caps: Sequence[Cap],
     *,
-    tolerance: float,
     even: bool,
     price: Meter | None = None,
-) -> tuple[dict[str, int], float]:
-    """Follow the order of steps until no more than `most` is left.
+) -> tuple[dict[str, int], list[float]]:
+    """Follow the order of steps until every cap holds.
 
-    Where the step that crosses the limit goes further below it than the tolerance, that one group
-    stops in between, at half of its alignment, or a quarter, as far as it takes. The order stays
-    one order, so a tighter limit still never gives a channel back.
+    Where the step that crosses the last cap goes further below it than the tolerance, that one
+    group stops in between, at half of its alignment, or a quarter, as far as it takes. The order
+    stays one order, so a tighter cap still never gives a channel back.
 
     Parameters
     ----------
@@ -175,47 +200,53 @@ def meet(
         The whole network.
     rooms : Sequence[Room]
         Groups that may shrink.
-    meter : Meter
-        Counts what is limited.
-    most : float
-        What may remain of it.
-    tolerance : float
-        How far below is near enough, a share of `most`.
+    caps : Sequence[Cap]
+        What has to hold, at least one; the order of steps is made for the first.
     even : bool
         See `steps`.
     price : Meter | None
-        See `steps`; None: `meter`.
+        See `steps`; None: the first cap's.
 
     Returns
     -------
-    tuple[dict[str, int], float]
-        Channels that each of the groups keeps, and what is left then; more than `most` if every
-        group is at its floor.
+    tuple[dict[str, int], list[float]]
+        Channels that each of the groups keeps, and what is left then for each cap; more than its
+        most if every group is at its floor.
     """
-    ledger = Ledger(geometry, [room.group for room in rooms], meter)
-    if ledger.left <= most:
-        return ledger.keep, ledger.left
-    for step in steps(geometry, rooms, meter, price or meter, even=even):
-        if step.left > most:
-            ledger.take(step.group, step.keep)
-            continue
-        room = next(room for room in rooms if room.group.name == step.group)
+    ledgers = [Ledger(geometry, [room.group for room in rooms], cap.meter) for cap in caps]
+    meter = caps[0].meter
+    for step in [] if _hold(caps, [ledger.left for ledger in ledgers]) else steps(
+        geometry, rooms, meter, price or meter, even=even
+    ):  # fmt: skip
+        after = [ledger.left - ledger.saving(step.group, step.keep) for ledger in ledgers]
+        last = _hold(caps, after)
         keep = step.keep
-        if step.left < most * (1 - tolerance):
-            keep = _between(ledger, room, step.keep, most, tolerance)
-        ledger.take(step.group, keep)
-        break
-    return ledger.keep, ledger.left
+        if last and not _near(caps, after):
+            room = next(room for room in rooms if room.group.name == step.group)
+            keep = _between(ledgers, caps, room, step.keep)
+        for ledger in ledgers:
+            ledger.take(step.group, keep)
+        if last:
+            break
+    return ledgers[0].keep, [ledger.left for ledger in ledgers]
 
 
-def _between(ledger: Ledger, room: Room, keep: int, most: float, tolerance: float) -> int:
-    """Find the width between two aligned ones that meets a limit, as well aligned as can be."""
+def _hold(caps: Sequence[Cap], left: Sequence[float]) -> bool:
+    return all(cap.holds(value) for cap, value in zip(caps, left, strict=True))
+
+
+def _near(caps: Sequence[Cap], left: Sequence[float]) -> bool:
+    return any(cap.near(value) for cap, value in zip(caps, left, strict=True))
+
+
+def _between(ledgers: Sequence[Ledger], caps: Sequence[Cap], room: Room, keep: int) -> int:
+    """Find the width between two aligned ones that meets the caps, as well aligned as can be."""
     name = room.group.name
     align = room.align // 2
     while align >= 1:
-        for width in range(keep + align, ledger.keep[name], align):
-            left = ledger.left - ledger.saving(name, width)
-            if most * (1 - tolerance) <= left <= most:
+        for width in range(keep + align, ledgers[0].keep[name], align):
+            left = [ledger.left - ledger.saving(name, width) for ledger in ledgers]
+            if _hold(caps, left) and _near(caps, left):
                 return width
         align //= 2
     return keep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from capdeploy.errors import PlanError
 from capdeploy.prune import allocate
@@ -66,23 +66,38 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
         )
         for group in free
     ]
-    meter = ground.meter(budget.limit.quantity if budget.limit is not None else "channels")
+    caps = _caps(ground, budget, free)
+    keep, left = allocate.meet(
+        ground.geometry, rooms, caps, even=budget.allocation == "uniform",
+        price=_price(ground, budget),
+    )  # fmt: skip
+    # A latency is only estimated here; whether it is met, measuring tells.
+    judged = [
+        (cap, value) for cap, value in zip(caps, left, strict=True)
+        if cap.meter.quantity != "latency"
+    ]  # fmt: skip
+    for cap, value in judged:
+        if not cap.holds(value):
+            raise PlanError(_missed(budget, reasons, cap, value))
+    if len(judged) == len(caps) and not any(cap.near(value) for cap, value in judged):
+        raise PlanError(_missed(budget, reasons, *judged[0]))
+    return whole | keep
+
+
+def _caps(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[allocate.Cap]:
+    """Say what has to hold: a share of the channels, or every limit."""
     if budget.limit is None:
         # Channels of groups that cannot shrink are not asked for either.
         channels = sum(group.unit * ground.width_of(group) for group in free)
-        most, tolerance = channels * (1 - (budget.ratio or 0.0)), 1.0
-    else:
-        whole_cost = meter.whole(ground.geometry)
-        most = budget.limit.most * (whole_cost if budget.limit.share else 1.0)
-        # A latency is only estimated here; whether it is met, measuring tells.
-        tolerance = 1.0 if meter.quantity == "latency" else budget.tolerance
-    keep, left = allocate.meet(
-        ground.geometry, rooms, meter, most, tolerance=tolerance,
-        even=budget.allocation == "uniform", price=_price(ground, budget),
-    )  # fmt: skip
-    if meter.quantity != "latency" and not most * (1 - tolerance) <= left <= most:
-        raise PlanError(_missed(budget, ground, reasons, most, left))
-    return whole | keep
+        most = channels * (1 - (budget.ratio or 0.0))
+        return [allocate.Cap(ground.meter("channels"), most, 1.0)]
+    caps = []
+    for limit in (budget.limit, *budget.also):
+        meter = ground.meter(limit.quantity)
+        most = limit.most * (meter.whole(ground.geometry) if limit.share else 1.0)
+        tolerance = 1.0 if limit.quantity == "latency" else budget.tolerance
+        caps.append(allocate.Cap(meter, most, tolerance))
+    return caps
 
 
 def _price(ground: Ground, budget: Budget) -> Meter | None:
@@ -98,14 +113,10 @@ def _price(ground: Ground, budget: Budget) -> Meter | None:
 
 
 def _missed(
-    budget: Budget,
-    ground: Ground,
-    reasons: Mapping[str, str | None],
-    most: float,
-    left: float,
+    budget: Budget, reasons: Mapping[str, str | None], cap: allocate.Cap, left: float
 ) -> str:
-    """Say why a budget is missed, and what held it up."""
-    unit = budget.limit.quantity if budget.limit is not None else "channels"
+    """Say why a limit is missed, and what held it up."""
+    unit, most = cap.meter.quantity, cap.most
     if left <= most:
         return (
             f"{unit} {left:,.0f} is the nearest below the limit of {most:,.0f}, further than "

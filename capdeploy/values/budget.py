@@ -68,6 +68,20 @@ class Limit(Noun):
             {"quantity": quantity, "most": number, "share": unit == "%"}, source=f"limit {text}"
         )
 
+    @property
+    def name(self) -> str:
+        """A word for folders: ``macs-50pct``, ``size-2M``, ``latency-p90-3ms``."""
+        if self.quantity == "latency":
+            tail = "" if self.percentile == 50 else f"p{self.percentile}-"
+            size = f"{self.most * 100:.4g}pct" if self.share else f"{self.most:g}ms"
+            return f"latency-{tail}{size}"
+        if self.share:
+            return f"{self.quantity}-{self.most * 100:g}pct"
+        for unit, step in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+            if self.most >= step:
+                return f"{self.quantity}-{self.most / step:.4g}{unit}"
+        return f"{self.quantity}-{self.most:g}"
+
     def __str__(self) -> str:
         if self.quantity == "latency":
             most = f"{self.most:.4g} of the head-cut network" if self.share else f"{self.most:g} ms"
@@ -103,6 +117,9 @@ class Budget(Noun):
         default=None, description="share of the filters of the prunable groups to drop, [0, 1)"
     )
     limit: Limit | None = Field(default=None, description="instead of a ratio")
+    also: tuple[Limit, ...] = Field(
+        default=(), description="limits that have to hold besides; of counts, not of latency"
+    )
     tolerance: float = Field(
         default=0.02, gt=0, le=1, description="how far below the limit is near enough, a share"
     )
@@ -124,6 +141,11 @@ class Budget(Noun):
     def _refuse(self) -> Self:
         if (self.ratio is None) == (self.limit is None):
             raise ValueError("a budget is either a ratio or a limit")
+        if self.also and self.limit is None:
+            raise ValueError("a ratio and limits cannot be met together; leave out one of them")
+        quantities = [each.quantity for each in (self.limit, *self.also) if each is not None]
+        if len(set(quantities)) != len(quantities) or "latency" in quantities[1:]:
+            raise ValueError("limits that are met together are of different things")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise ValueError(
                 f"ratio {self.ratio:g} is outside [0, 1): 0 cuts the head alone, "
@@ -160,20 +182,10 @@ class Budget(Noun):
 
     @property
     def name(self) -> str:
-        """What a bundle made for it is called: ``ratio-0.75``, ``macs-50pct``, ``size-2M``."""
+        """What a bundle made for it is called: ``ratio-0.75``, ``macs-50pct+size-2M``."""
         if self.limit is None:
             return f"ratio-{self.ratio:g}"
-        most = self.limit.most
-        if self.limit.quantity == "latency":
-            tail = "" if self.limit.percentile == 50 else f"p{self.limit.percentile}-"
-            size = f"{most * 100:.4g}pct" if self.limit.share else f"{most:g}ms"
-            return f"latency-{tail}{size}"
-        if self.limit.share:
-            return f"{self.limit.quantity}-{most * 100:g}pct"
-        for unit, step in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-            if most >= step:
-                return f"{self.limit.quantity}-{most / step:.4g}{unit}"
-        return f"{self.limit.quantity}-{most:g}"
+        return "+".join(limit.name for limit in (self.limit, *self.also))
 
     @property
     def of_latency(self) -> bool:
@@ -187,5 +199,6 @@ class Budget(Noun):
         return self.ratio != 0
 
     def __str__(self) -> str:
-        wish = f"ratio {self.ratio:g}" if self.limit is None else str(self.limit)
+        limits = " and ".join(map(str, (self.limit, *self.also)))
+        wish = f"ratio {self.ratio:g}" if self.limit is None else limits
         return f"{wish}, {self.allocation}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -97,6 +97,7 @@ class Recipe(Common):
         default=(), description="of one image, measured: 3ms, p90=3ms, 50%"
     )
     speedup: tuple[str, ...] = Field(default=(), description="4x the head-cut network's speed")
+    together: bool = Field(default=False, description="all limits hold for one bundle")
     tolerance: float = Field(default=0.02, gt=0, le=1, description="how far below a limit is met")
     allocation: Literal["uniform", "global", "sensitivity", "latency"] | None = Field(
         default=None, description="None: latency for budgets of latency, else uniform"
@@ -163,7 +164,7 @@ class Recipe(Common):
         tuple[Budget, ...]
             Ratios ascending, then limits.
         """
-        rest = {
+        rest: dict[str, Any] = {
             "tolerance": self.tolerance, "align": self.align,
             "floor": self.floor, "skip_first": self.skip_first, "protect": self.protect,
             "residual": self.residual,
@@ -173,6 +174,8 @@ class Recipe(Common):
             ("latency", self.max_latency), ("speedup", self.speedup),
         )  # fmt: skip
         limits = [Limit.parse(quantity, text) for quantity, texts in asked for text in texts]
+        if self.together:
+            return (self._joint(limits, rest),)
         ratios = self.ratio or (() if limits else (0.5,))
         usual = self.allocation or "uniform"
         return (
@@ -180,6 +183,17 @@ class Recipe(Common):
             *(Budget(limit=limit, allocation=self.allocation or _fitting(limit), **rest)
               for limit in limits),
         )  # fmt: skip
+
+    def _joint(self, limits: list[Limit], rest: dict[str, Any]) -> Budget:
+        """Make one budget of all limits; a latency, which is searched for, comes first."""
+        if len(limits) < 2 or self.ratio or self.steps > 1:
+            raise ValueError(
+                "together needs two limits or more (max_macs, max_params, max_size, max_latency, "
+                "speedup), no ratio, and a single step"
+            )
+        first, *others = sorted(limits, key=lambda limit: limit.quantity != "latency")
+        wanted = {"limit": first, "also": tuple(others)}
+        return Budget(allocation=self.allocation or _fitting(first), **wanted, **rest)
 
 
 def _fitting(limit: Limit) -> Literal["uniform", "latency"]:

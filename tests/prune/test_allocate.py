@@ -123,6 +123,52 @@ def test_a_limit_below_all_floors_is_refused_with_what_blocks_it(resnet):
     assert "\n" not in message
 
 
+def together(*texts, **rest):
+    first, *others = (Limit.parse(quantity, text) for quantity, text in texts)
+    return Budget(limit=first, also=tuple(others), **rest)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        (("macs", "40%"), ("parameters", "90%")),
+        (("macs", "80%"), ("parameters", "30%")),
+        (("size", "40%"), ("macs", "90%"), ("parameters", "85%")),
+    ],
+)
+def test_limits_that_are_met_together_all_hold_and_one_binds(resnet, texts, allocation):
+    _model, ground = resnet
+    plan = planning.draw(ground, together(*texts, allocation=allocation))
+    reached = {}
+    for quantity, text in texts:
+        before, after = had(plan, quantity)
+        reached[quantity] = after / (float(text[:-1]) / 100 * before)
+    assert max(reached.values()) <= 1
+    assert max(reached.values()) >= 0.98
+    # What binds alone gives the same network, if the order of cuts is made for it.
+    first, text = texts[0]
+    if reached[first] >= 0.98:
+        alone = planning.draw(ground, limit(text, first, allocation=allocation))
+        assert alone.layers == plan.layers
+
+
+def test_one_of_several_limits_that_cannot_be_met_is_named(resnet):
+    _model, ground = resnet
+    with pytest.raises(PlanError, match=r"parameters cannot be met: .* remain"):
+        planning.draw(ground, together(("macs", "90%"), ("parameters", "1%"), floor=0.5))
+
+
+def test_limits_of_one_thing_or_with_a_ratio_are_no_budget():
+    with pytest.raises(ValidationError, match="limits that are met together are of different"):
+        together(("macs", "50%"), ("macs", "60%"))
+    with pytest.raises(ValidationError, match="limits that are met together are of different"):
+        together(("macs", "50%"), ("latency", "60%"))
+    with pytest.raises(ValidationError, match="a ratio and limits cannot be met together"):
+        Budget(ratio=0.5, also=(Limit.parse("macs", "50%"),))
+    assert together(("latency", "3ms"), ("size", "2M")).name == "latency-3ms+size-2M"
+
+
 def test_a_limit_between_two_channels_is_refused_and_says_how_to_get_it(chain):
     with pytest.raises(PlanError, match="raise --tolerance"):
         planning.draw(ground_of(chain), limit("93%", tolerance=1e-6))

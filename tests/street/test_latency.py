@@ -171,6 +171,33 @@ def test_the_search_finds_its_way_where_a_part_of_the_time_stays(wide, tmp_path,
     assert 0.97 * 10 * share <= plan.search.result.measured_ms <= 10 * share
 
 
+@pytest.mark.parametrize(("parameters", "binds"), [("60%", False), ("10%", True)])
+def test_a_latency_is_met_together_with_a_size(wide, tmp_path, parameters, binds):
+    model, drawn_on = wide
+    budget = Budget(
+        limit=Limit.parse("latency", "50%"), also=(Limit.parse("parameters", parameters),),
+        allocation="latency", align=1,
+    )  # fmt: skip
+
+    class Found(Simulated):
+        formula = staticmethod(lambda left: left)
+
+    hunts_class, search.Hunt = search.Hunt, Found
+    try:
+        plan = search.meet(
+            model, drawn_on, planning.draw(drawn_on, Budget(ratio=0.0)), budget, PLACE,
+            cache=tmp_path, say=Quiet(),
+        )  # fmt: skip
+    finally:
+        search.Hunt = hunts_class
+    left = plan.after.parameters / plan.before.parameters
+    measured = plan.search.result.measured_ms
+    assert left <= float(parameters[:-1]) / 100
+    assert measured <= 5.0
+    assert (len(plan.search.trials) == 1) is binds
+    assert (measured < 0.97 * 5.0) is binds  # far below, for the parameters bind
+
+
 def test_a_budget_below_the_floor_says_what_is_possible_and_why(ground, tmp_path):
     model, drawn_on = ground
     found = Simulated(model, drawn_on, of_latency("1%", allocation="latency", align=8), PLACE,
@@ -226,6 +253,9 @@ def test_an_impossible_latency_ends_with_one_and_a_reason(trained, tmp_path):
         (("--speedup", "fast"), "'fast' is not a speedup; expected 4x"),
         (("--speedup", "0.5x"), "200% of the network is more than there is"),
         (("--speedup", "2x", "--steps", "2"), "a latency is met in one step"),
+        (("--speedup", "2x", "--together"), "together needs two limits or more"),
+        (("--max-macs", "50%,40%", "--together"), "are of different things"),
+        (("--max-macs", "50%", "--max-params", "50%", "--ratio", "0.5", "--together"), "no ratio"),
         (("--speedup", "2x", "--runtime", "pytorch"), "give a --runtime that runs ONNX graphs"),
         (("--speedup", "2x", "--runtime", "onxruntime"), "onnxruntime"),
     ],
