@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from capdeploy.report import sweep as tables
 from capdeploy.sweep import drive, grid
 from capdeploy.values.report import RunReport
 from capdeploy.values.sweep import SweepReport, dominated
+from capdeploy.workers import cores
 from tests.conftest import recipe
 from tests.street.test_street import ROOT, capdeploy
 
@@ -139,6 +141,7 @@ def swept(trained, tmp_path_factory):
 def test_a_killed_sweep_that_is_resumed_has_what_a_whole_one_has(swept, tmp_path):
     file, output, _ = swept
     cell = grid.read(file, {}, ["bench=false"]).cells[1]
+    torch.set_num_threads(cores())  # as the sweep's runs have; other sums round otherwise
     report = pipeline.compress(cell.recipe, tmp_path / "whole", Quiet())
     killed = RunReport.from_json((output / "runs" / cell.name / "report.json").read_text())
     assert killed.models == report.models
