@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from capdeploy import __version__, bundle, recipes, stages, workplace
+from capdeploy.errors import OutputExistsError
 from capdeploy.model import require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import plan as planning
@@ -38,7 +39,10 @@ def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
     say.step("plan")
     budgets = recipe.budgets()
     if budgets[0].cuts:
-        budgets = (budgets[0].model_copy(update={"ratio": 0.0, "limit": None}), *budgets)
+        budgets = (
+            budgets[0].model_copy(update={"ratio": 0.0, "limit": None, "also": ()}),
+            *budgets,
+        )
     start = planning.draw(ground, budgets[0])
     others = [stages.draw(recipe, full, ground, start, budget, say) for budget in budgets[1:]]
     if recipe.steps > 1:
@@ -70,12 +74,16 @@ def compress(
     RunReport
         Costs, accuracies, proofs and latencies; also written to ``report.json``.
     """
+    if resume and not force and (output / REPORT).is_file():
+        raise OutputExistsError(f"{output} is whole; to measure it again: capdeploy bench {output}")
     workplace.refuse_existing(output, force=force)
-    with tracked(recipe, output.name, say) as say:
+    with tracked(recipe, output.resolve().name, say) as say:
         left, begun = journal.find(recipe, output, say, resume=resume)
         planned = plan(recipe, say, begun)
         salvage = partial(journal.salvage, say=say)
-        with workplace.open_workplace(output, force=force, adopt=left, salvage=salvage) as work:
+        with workplace.open_workplace(
+            output, force=force, adopt=left, salvage=salvage, scrap=journal.JOURNAL
+        ) as work:
             report = _fill(recipe, planned, work, say)
         if recipe.bench:
             say.step("measure")

@@ -84,6 +84,13 @@ def resolve(
     return recipe
 
 
+def layered(
+    environment: Mapping[str, str], settings: Sequence[str], base: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Lay environment and settings over recipe keys, without completing them."""
+    return _layers(Recipe, None, environment, settings, {}, base)
+
+
 def resolve_training(
     file: Path | None,
     environment: Mapping[str, str],

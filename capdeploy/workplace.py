@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from capdeploy.errors import OutputExistsError, UsageError
 
 OWNER = ".owner.json"
 """Who works in a temporary folder: a process that may have died since."""
+RELEASED = {"pid": None}
 
 
 def _nothing(work: Path) -> bool:
@@ -32,6 +35,7 @@ def open_workplace(
     force: bool = False,
     adopt: Path | None = None,
     salvage: Callable[[Path], bool] = _nothing,
+    scrap: str | None = None,
 ) -> Iterator[Path]:
     """Give a temporary folder that becomes `output` when the block ends well.
 
@@ -46,6 +50,8 @@ def open_workplace(
     salvage : Callable[[Path], bool]
         Asked if the block fails: whether the folder holds something to go on from; it is removed
         otherwise.
+    scrap : str | None
+        A folder in it that is removed at the very end: it is of use only until then.
 
     Yields
     ------
@@ -64,7 +70,7 @@ def open_workplace(
         output.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
         if adopt is not None:
-            adopt.rename(work)  # one move: of two who try, one fails
+            _take(adopt, work)
         (work / OWNER).write_text(json.dumps(_myself()))
         work.chmod(0o755)
     except OSError as error:
@@ -73,42 +79,66 @@ def open_workplace(
     try:
         yield work
         refuse_existing(output, force=force)
+        if scrap is not None:
+            shutil.rmtree(work / scrap, ignore_errors=True)
         (work / OWNER).unlink(missing_ok=True)
         _replace(work, output)
         done = True
+        for left in _left(output):  # of runs that nobody will go on with any more
+            shutil.rmtree(left, ignore_errors=True)
     finally:
         if done or not salvage(work):
             shutil.rmtree(work, ignore_errors=True)
         else:
-            (work / OWNER).unlink(missing_ok=True)
+            remember(work / OWNER, RELEASED)
 
 
-def unfinished(output: Path) -> Path | None:
+def _take(adopt: Path, work: Path) -> None:
+    """Move an abandoned folder to a name of our own; of two who try, one fails."""
+    try:
+        (adopt / OWNER).write_text(json.dumps(_myself()))
+        adopt.rename(work)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise UsageError(f"another run goes on with {adopt} already; wait for it") from error
+
+
+def unfinished(output: Path, mark: str) -> Path | None:
     """Find the folder of a run for `output` that ended before its time; the latest of several.
 
     Parameters
     ----------
     output : Path
         What the run was to make.
+    mark : str
+        A file that it must hold.
 
     Returns
     -------
     Path | None
         A folder in which nobody works any more; None if there is none.
     """
-    left = [path for path in output.parent.glob(f".{output.name}.partial-*") if _abandoned(path)]
+    left = [path for path in _left(output) if (path / mark).is_file()]
     return max(left, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _myself() -> dict[str, float]:
-    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
+def _left(output: Path) -> list[Path]:
+    drafts = output.parent.glob(f".{glob.escape(output.name)}.partial-*")
+    return [path for path in drafts if path.is_dir() and _abandoned(path)]
+
+
+def _myself() -> dict[str, float | str]:
+    started = psutil.Process().create_time()
+    return {"host": platform.node(), "pid": os.getpid(), "started": started}
 
 
 def _abandoned(work: Path) -> bool:
     owner = recall(work / OWNER)
-    if owner is None:
+    if owner == RELEASED:
         return True
     try:
+        if owner["host"] != platform.node():
+            return False  # its processes cannot be seen from here
         process = psutil.Process(int(owner["pid"]))
         return bool(abs(process.create_time() - float(owner["started"])) > 1)
     except psutil.NoSuchProcess:

@@ -47,8 +47,8 @@ def command(
     from capdeploy.report import html, sensitivity
 
     report = stages.sensitivity(recipe, Progress())
+    tell(style, report.to_json(), [sensitivity.table(report)])
     if output is not None:
         words = shlex.join(["capdeploy", *sys.argv[1:]])
         page = html.render(sensitivity.page(report, words))
         workplace.write_file(output, page, force=force)
-    tell(style, report.to_json(), [sensitivity.table(report)])

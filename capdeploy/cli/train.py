@@ -42,6 +42,6 @@ def command(
     if output.exists() and not (ours and (resume or force)):
         hint = "--resume or --force" if ours else "another --output"
         raise OutputExistsError(f"{output} exists; use {hint}")
-    with tracked(recipe, output.name, Progress()) as say:
+    with tracked(recipe, output.resolve().name, Progress()) as say:
         report = stages.train(recipe, output, say, anew=force)
     tell(style, report.to_json(), training.tables(report, output))

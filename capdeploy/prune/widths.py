@@ -80,7 +80,8 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
         if not cap.holds(value):
             raise PlanError(_missed(budget, reasons, cap, value))
     if len(judged) == len(caps) and not any(cap.near(value) for cap, value in judged):
-        raise PlanError(_missed(budget, reasons, *judged[0]))
+        binding = max(judged, key=lambda pair: pair[1] / pair[0].most)
+        raise PlanError(_missed(budget, reasons, *binding))
     return whole | keep
 
 

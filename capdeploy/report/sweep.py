@@ -40,7 +40,7 @@ def tables(report: SweepReport) -> list[Table]:
         shown.append(_over_seeds(report))
     if report.failures:
         rows = tuple((failure.run, failure.error) for failure in report.failures)
-        shown.append(Table("Runs that failed", ("run", "why"), rows))
+        shown.append(Table("What failed", ("run", "why"), rows))
     return shown
 
 
@@ -138,13 +138,13 @@ def page(report: SweepReport, folder: str, *, plots: bool) -> Page:
     """
     runs = len({row.run for row in report.rows})
     best = [row for row in report.rows if not row.dominated]
-    broken = [f"{len(report.failures)} run(s) failed"] if report.failures else []
+    broken = [f"{len(report.failures)} failure(s)"] if report.failures else []
     broken += [f"{len(report.missing)} run(s) not made yet"] if report.missing else []
     everything, *others = tables(report)
     drawn = _fronts(report) if plots else []
     return Page(
         title="Sweep over " + ", ".join(axis.name for axis in report.axes),
-        verdict="; ".join(broken) or "every run is made and measured where it was asked for",
+        verdict="; ".join(broken) or "every run is made, every graph answers as its network does",
         good=not broken,
         facts=[("runs", str(runs)), ("networks", str(len(report.rows))),
                ("on a Pareto front", str(len(best)))],

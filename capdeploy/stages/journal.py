@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from capdeploy import __version__, bundle, rebuild, workplace
-from capdeploy.errors import CapdeployError, ConfigError
+from capdeploy.bundle import digest
+from capdeploy.errors import CapdeployError, ConfigError, StepFailedError
 from capdeploy.export import pack
 from capdeploy.model import Model
 from capdeploy.progress import Say
@@ -50,10 +52,10 @@ def find(
     ConfigError
         If it was asked for something else, or by another version.
     """
-    left = workplace.unfinished(output)
-    file = (left or Path()) / JOURNAL / BEGUN
-    if left is None or not file.is_file():
+    left = workplace.unfinished(output, f"{JOURNAL}/{BEGUN}")
+    if left is None:
         return None, None
+    file = left / JOURNAL / BEGUN
     if not resume:
         say.note(f"a run for {output} ended before its time; --resume goes on with it")
         return None, None
@@ -100,7 +102,7 @@ class Journal:
     def begin(self, run: Begun) -> None:
         """Write down the plans."""
         self._folder.mkdir(exist_ok=True)
-        (self._folder / BEGUN).write_text(run.to_json())
+        workplace.write_file(self._folder / BEGUN, run.to_json(), force=True)
 
     def keep(self, made: Made) -> None:
         """Write down a network; the record comes last, and only a whole one counts."""
@@ -114,12 +116,11 @@ class Journal:
             tensors = {key: value.contiguous() for key, value in state.items()}
             save_file(tensors, folder / f"{name}.safetensors")
         record = Finished(
-            name=made.name, plan=made.plan, states=tuple(present), training=made.training,
+            name=made.name, plan=made.plan, states=tuple(present),
+            digests=self._digests(made.name, present), training=made.training,
             artifact=made.exported.artifact, denormals_flushed=made.exported.denormals_flushed,
         )  # fmt: skip
-        draft = folder / f"{FINISHED}.partial"
-        draft.write_text(record.to_json())
-        draft.rename(folder / FINISHED)
+        workplace.write_file(folder / FINISHED, record.to_json())
 
     def recall(self, name: str) -> Made | None:
         """Read a network back, bit by bit as it was; None if it has to be made (again).
@@ -137,6 +138,8 @@ class Journal:
         record, folder = self._folder / name / FINISHED, self._work / name
         try:
             found = Finished.from_json(record.read_bytes(), source=str(record))
+            if found.digests != self._digests(name, found.states):
+                raise StepFailedError(f"what is kept of {name} is damaged")
             base = apply.cut(self._full, found.plan)
             states = {
                 state: self._state(base, found, record.parent / f"{state}.safetensors")
@@ -156,14 +159,14 @@ class Journal:
             states.get("reconstructed"), states.get("tuned"), found.training, exported,
         )  # fmt: skip
 
+    def _digests(self, name: str, states: Sequence[str]) -> dict[str, str]:
+        files = [self._folder / name / f"{state}.safetensors" for state in states]
+        return {file.name: digest(file) for file in (*files, self._work / name / bundle.GRAPH)}
+
     def _state(self, base: Model, found: Finished, file: Path) -> Model:
         origin = self._full.checkpoint
         network = rebuild.from_plan(origin.architecture, origin.outputs, found.plan, file)
         return base.with_module(network)
-
-    def close(self) -> None:
-        """Remove the journal: the run is whole."""
-        shutil.rmtree(self._folder)
 
 
 def salvage(work: Path, say: Say) -> bool:

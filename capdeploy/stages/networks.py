@@ -119,7 +119,6 @@ def seal_all(
         )  # fmt: skip
         models.append(metrics)
         say.measured(_numbers(metrics))
-    Journal(work, planned.full).close()
     return tuple(models)
 
 

@@ -99,28 +99,33 @@ def meet(
     with tempfile.TemporaryDirectory(prefix="capdeploy-search-") as folder:
         hunt = Hunt(full, ground, budget, place, Path(folder), cache, say)
         hunt.begin(start)
+        top = (hunt.whole, hunt.base_ms)
         if budget.also:
             # Smaller may be fast enough already: then the other limits are what binds.
             point = hunt.try_out(hunt.draw(hunt.whole))
             if hunt.fits(point):
                 return hunt.record(point)
+            top = (point.estimate, point.trial.measured_ms)
         elif hunt.most_ms >= hunt.base_ms:
             say.note(f"the head-cut network takes {hunt.base_ms:.3g} ms: nothing has to go")
             hunt.try_out(start.model_copy(update={"budget": budget}))
             return hunt.record(hunt.points[0])
-        best = narrow_down(hunt)
+        best = narrow_down(hunt, top)
     short = 1 - best.trial.measured_ms / hunt.most_ms
     if short > TOLERANCE:
         say.note(f"{budget.name}: no candidate lies nearer than {short:.0%} below the budget")
     return hunt.record(best)
 
 
-def narrow_down(hunt: Hunt) -> Point:
-    """Measure candidates between those that fit and those that do not, by regula falsi."""
-    slow = [(hunt.whole, hunt.base_ms)]
+def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
+    """Measure candidates between those that fit and those that do not, by regula falsi.
+
+    The largest network that may be is at the `top`: its estimate and its measured ms.
+    """
+    slow = [top or (hunt.whole, hunt.base_ms)]
     fast: Point | None = None
     aim = hunt.most_ms * (1 - TOLERANCE / 2)
-    target = hunt.whole * aim / hunt.base_ms
+    target = min(0.985, aim / slow[0][1]) * slow[0][0]
     # The last measurement is kept for the smallest network, in case nothing else fits.
     while len(hunt.points) < MOST - (fast is None):
         known = len(hunt.points)

@@ -13,9 +13,15 @@ from pathlib import Path
 
 from capdeploy import bundle, pipeline, workplace
 from capdeploy.bench.child import THREAD_VARIABLES
-from capdeploy.errors import ConfigError, OutputExistsError, StepFailedError, UsageError
-from capdeploy.progress import Say
-from capdeploy.stages.journal import LATER
+from capdeploy.errors import (
+    CapdeployError,
+    ConfigError,
+    OutputExistsError,
+    StepFailedError,
+    UsageError,
+)
+from capdeploy.progress import Quiet, Say
+from capdeploy.stages import journal
 from capdeploy.sweep import results
 from capdeploy.sweep.grid import Cell, Grid
 from capdeploy.values.recipe import Recipe
@@ -62,10 +68,7 @@ def run(grid: Grid, folder: Path, say: Say, *, jobs: int = 1, resume: bool = Fal
         workplace.write_file(folder / SWEEP, grid.text, force=True)
         failures = _make(grid.cells, folder, say, jobs)
         say.step("measure")
-        for cell in grid.cells:
-            output = folder / RUNS / cell.name
-            if output.is_dir() and cell.recipe.bench:
-                _measure(cell, output, say)
+        failures += [found for cell in grid.cells if (found := _measured(cell, folder, say))]
         report = results.collect(grid, folder / RUNS, failures)
         results.write(report, folder)
     return report
@@ -76,8 +79,8 @@ def require(report: SweepReport) -> None:
     if report.failures:
         first = report.failures[0]
         raise StepFailedError(
-            f"{len(report.failures)} run(s) of the sweep failed, first {first.run}: {first.error}; "
-            "--resume tries them again"
+            f"{len(report.failures)} failure(s) in the sweep, first {first.run}: {first.error}; "
+            "--resume tries again what is not made"
         )
 
 
@@ -110,14 +113,19 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _refuse_other(cell: Cell, output: Path) -> None:
-    """Stop if a run that is made already was made from something else."""
+    """Stop if a run that is made already, or was begun, was made from something else."""
     file = output / bundle.RECIPE
     if not file.is_file():
+        try:
+            journal.find(cell.recipe, output, Quiet(), resume=True)
+        except ConfigError as error:
+            left = workplace.unfinished(output, f"{journal.JOURNAL}/{journal.BEGUN}")
+            raise ConfigError(f"{left} is of another run ({error}); remove it") from error
         return
     found = Recipe.from_plain(tomllib.loads(file.read_text()), source=str(file))
     old, new = found.model_dump(mode="json"), cell.recipe.model_dump(mode="json")
     for key in new:
-        if old[key] != new[key] and key not in LATER:
+        if old[key] != new[key] and key not in journal.LATER:
             raise ConfigError(
                 f"{output} was made with {key} = {old[key]}, the sweep now says {new[key]}; "
                 "choose another --output, or remove that folder"
@@ -184,6 +192,18 @@ def _one(cell: Cell, folder: Path, threads: int, children: set[subprocess.Popen[
         return ""
     lines = said.strip().splitlines()
     return lines[-1] if lines else f"its process ended with {code}; see {log}"
+
+
+def _measured(cell: Cell, folder: Path, say: Say) -> Failure | None:
+    """Measure a run that is there; return what went wrong."""
+    output = folder / RUNS / cell.name
+    if not output.is_dir() or not cell.recipe.bench:
+        return None
+    try:
+        _measure(cell, output, say)
+    except CapdeployError as error:
+        return Failure(run=cell.name, point=dict(cell.point), error=f"not measured: {error}")
+    return None
 
 
 def _measure(cell: Cell, output: Path, say: Say) -> None:

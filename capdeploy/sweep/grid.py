@@ -24,7 +24,17 @@ BUDGETS = ("ratio", "max_macs", "max_params", "max_size", "max_latency", "speedu
 MOST_RUNS = 10_000
 LONGEST_NAME = 120
 QUESTION = frozenset(
-    {"classes", "data", "input_size", "keep_head", "profile", "runtime", "threads"}
+    {
+        "classes",
+        "data",
+        "input_size",
+        "keep_head",
+        "profile",
+        "runtime",
+        "runtimes",
+        "devices",
+        "threads",
+    }
 )
 """Recipe keys that change what is asked for; what differs in others are alternative answers."""
 
@@ -103,7 +113,6 @@ def read(file: Path, environment: Mapping[str, str], settings: Sequence[str]) ->
         table = toml_table(file.read_bytes(), source=f"sweep {file}")
     except OSError as error:
         raise ConfigError(f"sweep {file} cannot be read: {error.strerror or error}") from error
-    text = tomli_w.dumps(table)
     varied = table.pop(TABLE, None)
     if not isinstance(varied, dict) or not varied:
         raise ConfigError(
@@ -111,6 +120,8 @@ def read(file: Path, environment: Mapping[str, str], settings: Sequence[str]) ->
             'strategy = ["ocap", "taylor"]'
         )
     axes = {name: _points(name, value) for name, value in varied.items()}
+    base = recipes.layered(environment, settings, table)
+    text = tomli_w.dumps({**base, TABLE: varied})
     count = 1
     for points in axes.values():
         count *= len(points)
@@ -178,7 +189,9 @@ def _word(axis: str, value: Any) -> str:
 
 
 def _name(point: Mapping[str, str]) -> str:
-    words = [re.sub(r"[^A-Za-z0-9._+-]+", "_", word).strip("._") for word in point.values()]
+    words = [
+        re.sub(r"[^A-Za-z0-9._+-]+", "_", word).strip("._") or axis for axis, word in point.items()
+    ]
     return "-".join(words)[:LONGEST_NAME]
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from capdeploy import __version__, pipeline, workplace
 from capdeploy.bench.stats import percentile
+from capdeploy.errors import ConfigError
 from capdeploy.report.sweep import FILE
 from capdeploy.stages.place import Place, place_of
 from capdeploy.sweep.grid import Cell, Grid
 from capdeploy.values.accuracy import Accuracy
-from capdeploy.values.cost import Cost
-from capdeploy.values.report import BenchmarkReport, Measured, Metrics, RunReport
+from capdeploy.values.recipe import Recipe
+from capdeploy.values.report import BenchmarkReport, Measured, Metrics, RunReport, Skipped
 from capdeploy.values.sweep import Failure, SweepReport, SweepRow, Timing, dominated
 
 RESULTS = "results.jsonl"
@@ -28,7 +30,7 @@ def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
     runs : Path
         Their folder.
     failures : Sequence[Failure]
-        Those that could not be made.
+        Runs that could not be made; networks that answer wrongly or broke a runtime are added.
 
     Returns
     -------
@@ -38,16 +40,20 @@ def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
     """
     rows: list[SweepRow] = []
     failed = {failure.run for failure in failures}
-    missing = []
+    missing, broken = [], []
     for cell in grid.cells:
         file = runs / cell.name / pipeline.REPORT
         if file.is_file():
-            rows += _rows(cell, RunReport.from_json(file.read_bytes(), source=str(file)))
+            found = RunReport.from_json(file.read_bytes(), source=str(file))
+            rows += _rows(cell, found)
+            broken += [Failure(run=cell.name, point=dict(cell.point), error=error)
+                       for error in _faults(found)]  # fmt: skip
         elif cell.name not in failed:
             missing.append(cell.name)
     return SweepReport(
         tool_version=__version__, axes=grid.axes, question=grid.question,
-        rows=tuple(_marked(rows, grid.question)), failures=tuple(failures), missing=tuple(missing),
+        rows=tuple(_marked(rows, grid.question)), failures=(*failures, *broken),
+        missing=tuple(missing),
     )  # fmt: skip
 
 
@@ -60,34 +66,56 @@ def write(report: SweepReport, folder: Path) -> None:
 
 def _marked(rows: Sequence[SweepRow], question: Sequence[str]) -> list[SweepRow]:
     asked = [tuple(row.point[axis] for axis in question) for row in rows]
-    merits = _merits(rows)
     marks: dict[int, bool] = {}
     for one in set(asked):
         places = [place for place, each in enumerate(asked) if each == one]
-        marks |= zip(places, dominated([merits[place] for place in places]), strict=True)
+        merits = _merits([rows[place] for place in places])
+        marks |= zip(places, dominated(merits), strict=True)
     return [row.model_copy(update={"dominated": marks[at]}) for at, row in enumerate(rows)]
 
 
 def _merits(rows: Sequence[SweepRow]) -> list[tuple[float, ...]]:
-    """Weigh every row: worst class, minus p90 latency, minus size; higher is better.
+    """Weigh the rows of one question: worst class, minus p90 latency, minus size.
 
-    Networks of the same shape take the same time, and noise can only add to it: the lowest p90
-    that was measured of a shape counts for all of them, or noise would choose between seeds.
+    Networks of the same shape take the same time in one place, and noise can only add to it: the
+    lowest p90 that was measured of a shape counts for all of them, or noise would choose between
+    seeds. A network that was not measured is slower than any that was.
     """
-    times: dict[tuple[Cost, str], float] = {}
+    times: dict[tuple[object, ...], float] = {}
     for row in rows:
         if row.timing is not None:
-            shape = (row.cost, row.precision)
+            shape = _shape(row)
             times[shape] = min(times.get(shape, row.timing.p90_ms), row.timing.p90_ms)
+    unknown = math.inf if times else 0.0
     return [
-        (row.accuracy.worst.top1, -times.get((row.cost, row.precision), 0.0),
-         -float(row.size_bytes))
+        (row.accuracy.worst.top1, -times.get(_shape(row), unknown), -float(row.size_bytes))
         for row in rows
-    ]  # fmt: skip
+    ]
+
+
+def _shape(row: SweepRow) -> tuple[object, ...]:
+    at = row.timing
+    place = None if at is None else (at.runtime, at.device, at.threads)
+    return row.cost, row.precision, place
+
+
+def _faults(report: RunReport) -> Iterator[str]:
+    """Say what is wrong with a finished run's networks."""
+    for metrics in report.models:
+        for proof in metrics.artifact.parity:
+            if not proof.holds:
+                yield f"{metrics.name}: the {proof.stage} graph answers differently"
+    benchmark = report.benchmark
+    for row in benchmark.rows if isinstance(benchmark, BenchmarkReport) else ():
+        if isinstance(row.result, Skipped) and row.result.failed:
+            yield f"{row.settings.row}: {row.result.reason}"
+        parity = row.result.parity if isinstance(row.result, Measured) else None
+        if parity is not None and not parity.holds:
+            yield f"{row.settings.row}: it answers differently from the network"
 
 
 def _rows(cell: Cell, report: RunReport) -> Iterator[SweepRow]:
-    place = place_of(cell.recipe)
+    place = _place(cell.recipe)
     for metrics in report.models:
         for precision, accuracy, size in _kinds(metrics, place):
             yield SweepRow(
@@ -97,16 +125,27 @@ def _rows(cell: Cell, report: RunReport) -> Iterator[SweepRow]:
             )  # fmt: skip
 
 
-def _kinds(metrics: Metrics, place: Place) -> Iterator[tuple[str, Accuracy, int]]:
+def _place(recipe: Recipe) -> Place | None:
+    """Say where latency counts; None where no runtime of graphs is asked for."""
+    try:
+        return place_of(recipe)
+    except ConfigError:
+        return None
+
+
+def _kinds(metrics: Metrics, place: Place | None) -> Iterator[tuple[str, Accuracy, int]]:
     """List a network's precisions where latency counts: name, accuracy, bytes."""
     yield "fp32", metrics.accuracy[-1], metrics.artifact.size_bytes
     for each in metrics.quantized:
-        if each.runtime == place.runtime and each.after is not None and each.rejected is None:
+        here = place is not None and each.runtime == place.runtime
+        if here and each.after is not None and each.rejected is None:
             yield each.precision, each.after, each.size_bytes
 
 
-def _timing(report: RunReport, name: str, precision: str, place: Place) -> Timing | None:
+def _timing(report: RunReport, name: str, precision: str, place: Place | None) -> Timing | None:
     benchmark = report.benchmark
+    if place is None:
+        return None
     for row in benchmark.rows if isinstance(benchmark, BenchmarkReport) else ():
         at, result = row.settings, row.result
         here = (at.runtime, at.device, at.threads) == (place.runtime, place.device, place.threads)

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):  # read when it is imported
@@ -36,7 +37,7 @@ class MLflow:
         if server is None:
             folder.mkdir(parents=True, exist_ok=True)
             server = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
-        with warnings.catch_warnings():
+        with self._one_at_a_time(folder, server), warnings.catch_warnings():
             # Of its own use of SQLAlchemy, which nobody who tracks a run can do anything about.
             warnings.simplefilter("ignore")
             self._client = MlflowClient(tracking_uri=server)
@@ -49,6 +50,15 @@ class MLflow:
             self._run = self._client.create_run(experiment, run_name=name).info.run_id
             for key, value in recipe.items():
                 self._client.log_param(self._run, key, value[:LONGEST])
+
+    @staticmethod
+    def _one_at_a_time(folder: Path, server: str) -> AbstractContextManager[object]:
+        """Let one process make the database; two at once break it."""
+        if not server.startswith("sqlite"):
+            return nullcontext()
+        import filelock
+
+        return filelock.FileLock(folder / ".mlflow.lock")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Keep one point of each curve."""

@@ -182,10 +182,10 @@ class Budget(Noun):
 
     @property
     def name(self) -> str:
-        """What a bundle made for it is called: ``ratio-0.75``, ``macs-50pct+size-2M``."""
+        """What a bundle made for it is called: ``ratio-0.75``, ``macs-50pct-and-size-2M``."""
         if self.limit is None:
             return f"ratio-{self.ratio:g}"
-        return "+".join(limit.name for limit in (self.limit, *self.also))
+        return "-and-".join(limit.name for limit in (self.limit, *self.also))
 
     @property
     def of_latency(self) -> bool:

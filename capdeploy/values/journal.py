@@ -32,6 +32,7 @@ class Finished(Noun):
     name: str
     plan: PruningPlan
     states: tuple[str, ...] = Field(description="what is kept of it, one file of weights each")
+    digests: dict[str, str] = Field(description="SHA-256 of its graph and of each state's weights")
     training: Training | None = None
     artifact: Artifact
     denormals_flushed: int = Field(ge=0)

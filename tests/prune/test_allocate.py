@@ -166,7 +166,7 @@ def test_limits_of_one_thing_or_with_a_ratio_are_no_budget():
         together(("macs", "50%"), ("latency", "60%"))
     with pytest.raises(ValidationError, match="a ratio and limits cannot be met together"):
         Budget(ratio=0.5, also=(Limit.parse("macs", "50%"),))
-    assert together(("latency", "3ms"), ("size", "2M")).name == "latency-3ms+size-2M"
+    assert together(("latency", "3ms"), ("size", "2M")).name == "latency-3ms-and-size-2M"
 
 
 def test_a_limit_between_two_channels_is_refused_and_says_how_to_get_it(chain):

@@ -198,6 +198,22 @@ def test_a_latency_is_met_together_with_a_size(wide, tmp_path, parameters, binds
     assert (measured < 0.97 * 5.0) is binds  # far below, for the parameters bind
 
 
+def test_the_search_looks_below_the_network_that_the_other_limits_allow(wide, tmp_path):
+    """Parameters bind first, that network is too slow, and the next is not the smallest of all."""
+    model, drawn_on = wide
+    budget = Budget(
+        limit=Limit.parse("latency", "20%"), also=(Limit.parse("parameters", "50%"),),
+        allocation="latency", align=1,
+    )  # fmt: skip
+    found = Simulated(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
+    found.formula = lambda left: 0.5 * left + 0.08
+    found.begin(planning.draw(drawn_on, Budget(ratio=0.0)))
+    first = found.try_out(found.draw(found.whole))
+    assert not found.fits(first)
+    best = search.narrow_down(found, (first.estimate, first.trial.measured_ms))
+    assert 0.97 * 2 <= best.trial.measured_ms <= 2
+
+
 def test_a_budget_below_the_floor_says_what_is_possible_and_why(ground, tmp_path):
     model, drawn_on = ground
     found = Simulated(model, drawn_on, of_latency("1%", allocation="latency", align=8), PLACE,

@@ -160,6 +160,20 @@ def test_a_front_for_each_question(swept):
     assert [each.dominated for each in swept.rows] == [False, False, True, False]
 
 
+def test_what_was_not_measured_beats_nothing_that_was():
+    unmeasured = row("x", "a", 1.0, 90).model_copy(update={"timing": None})
+    marked = results._marked([unmeasured, row("y", "a", 2.0, 90)], ())
+    assert [each.dominated for each in marked] == [True, False]
+    assert not results._marked([unmeasured], ())[0].dominated
+
+
+def test_times_of_another_question_do_not_count():
+    quick = row("x", "b", 1.0, 90).model_copy(update={"cost": row("x", "a", 3.0, 90).cost})
+    rows = [row("x", "a", 3.0, 90), row("y", "a", 2.0, 90), quick]
+    marked = results._marked(rows, ("subset",))
+    assert [each.dominated for each in marked] == [True, False, False]
+
+
 def test_noise_does_not_choose_between_networks_of_one_shape():
     slow, fast = row("x", "a", 1.0, 90), row("y", "a", 1.0, 90)
     late = slow.timing.model_copy(update={"p90_ms": 1.4})
@@ -175,7 +189,7 @@ def test_a_sweep_has_a_page_of_its_own(swept, tmp_path):
     found = checked(text)
     assert found.headings[0] == "Sweep over subset, seed"
     assert found.tags.count("svg") == 1
-    assert "1 run(s) failed" in text
+    assert "1 failure(s)" in text
     assert "&lt;b&gt;no" in text
     assert "Over the seeds" in capdeploy("report", tmp_path, "-f", "md").stdout
 

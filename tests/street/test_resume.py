@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from capdeploy import bundle, pipeline, workplace
-from capdeploy.errors import ConfigError
+from capdeploy.errors import ConfigError, OutputExistsError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.stages import journal
 from tests.conftest import recipe
@@ -114,17 +115,48 @@ def test_without_the_flag_a_run_begins_anew_and_says_so(trained, stopped):
     pipeline.compress(recipe(trained, epochs=0), stopped, say)
     assert any("--resume goes on with it" in line for line in say.heard)
     assert any(line.startswith("score") for line in say.heard)
+    assert [path.name for path in stopped.parent.iterdir()] == ["out"]  # nothing of the first
 
 
-def test_a_damaged_record_is_made_again(trained, stopped):
-    [folder] = stopped.parent.glob(f".out.partial-*/{journal.JOURNAL}/ratio-0.5")
-    (folder / "cut.safetensors").write_bytes(b"torn")
+@pytest.mark.parametrize("name", [f"{journal.JOURNAL}/ratio-0.5/cut.safetensors",
+                                  f"ratio-0.5/{bundle.GRAPH}"])  # fmt: skip
+def test_what_is_damaged_is_made_again(name, trained, stopped):
+    [file] = stopped.parent.glob(f".out.partial-*/{name}")
+    file.write_bytes(b"")
     say = Stopping()
     pipeline.compress(recipe(trained, epochs=0), stopped, say, resume=True)
     assert not any("was finished by" in line for line in say.heard)
+    assert (stopped / "ratio-0.5" / bundle.GRAPH).stat().st_size > 1000
 
 
 def test_nobody_takes_the_folder_of_a_run_that_works(tmp_path):
     with workplace.open_workplace(tmp_path / "out"):
-        assert workplace.unfinished(tmp_path / "out") is None
-    assert workplace.unfinished(tmp_path / "nowhere" / "out") is None
+        assert workplace.unfinished(tmp_path / "out", ".") is None
+    assert workplace.unfinished(tmp_path / "nowhere" / "out", ".") is None
+
+
+def test_of_two_who_go_on_one_is_told(tmp_path):
+    gone = tmp_path / ".out.partial-gone"
+    with (
+        pytest.raises(UsageError, match="another run goes on with"),
+        workplace.open_workplace(tmp_path / "out", adopt=gone),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_another_machine_is_not_taken(tmp_path):
+    work = tmp_path / ".out.partial-x"
+    work.mkdir()
+    (work / "mark").write_text("")
+    owner = {"host": "elsewhere", "pid": 1 << 22, "started": 0.0}
+    (work / workplace.OWNER).write_text(json.dumps(owner))
+    assert workplace.unfinished(tmp_path / "out", "mark") is None
+    (work / workplace.OWNER).write_text(json.dumps(owner | {"host": platform.node()}))
+    assert workplace.unfinished(tmp_path / "out", "mark") == work
+    assert workplace.unfinished(tmp_path / "out", "other") is None
+
+
+def test_a_whole_run_is_not_made_again(run):
+    with pytest.raises(OutputExistsError, match="is whole; to measure it again: capdeploy bench"):
+        pipeline.compress(run.recipe, run.folder, Quiet(), resume=True)

@@ -94,6 +94,18 @@ def test_the_command_from_checkpoint_to_table(trained, tmp_path):
     assert "| stem |" in repeat.stdout
 
 
+def test_several_limits_for_one_bundle(trained, tmp_path):
+    limits = ("--max-macs", "60%", "--max-params", "55%", "--together", "--align", 1)
+    done = capdeploy(*base(trained), *limits, "--tolerance", 0.1, "--no-bench",
+                     "-o", tmp_path / "out", "-f", "json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [_, slim] = RunReport.from_json(done.stdout).models
+    assert slim.name == "macs-60pct-and-parameters-55pct"
+    assert slim.after.macs <= 0.6 * slim.before.macs
+    assert slim.after.parameters <= 0.55 * slim.before.parameters
+    assert capdeploy("verify", tmp_path / "out").returncode == 0
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(trained, tmp_path):
     done = capdeploy(*base(trained), "--ratio", "0.5,0.75", "--dry-run", "-f", "json")
     assert done.returncode == 0, done.stderr

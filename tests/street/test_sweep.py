@@ -16,7 +16,7 @@ from capdeploy import pipeline
 from capdeploy.errors import ConfigError, OutputExistsError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import sweep as tables
-from capdeploy.sweep import drive, grid
+from capdeploy.sweep import drive, grid, results
 from capdeploy.values.report import RunReport
 from capdeploy.values.sweep import SweepReport, dominated
 from capdeploy.workers import cores
@@ -87,6 +87,39 @@ def test_what_the_sweep_varies_wins_over_the_environment(sweep):
 def test_a_sweep_that_cannot_be_is_refused(axes, words, trained, tmp_path):
     with pytest.raises(ConfigError, match=words):
         grid.read(written(tmp_path / "bad.toml", trained, axes), {}, [])
+
+
+def test_a_point_without_letters_still_has_a_folder_of_its_own(trained, tmp_path):
+    file = written(tmp_path / "s.toml", trained, "[sweep]\nclasses = [['*'], ['0', '1']]")
+    assert [cell.name for cell in grid.read(file, {}, []).cells] == ["classes", "0+1"]
+
+
+def test_a_network_that_answers_wrongly_is_a_failure(run):
+    slim = run.report.models[1]
+    [*proofs, last] = slim.artifact.parity
+    wrong = last.model_copy(update={"top1_agreement": 0.9})
+    artifact = slim.artifact.model_copy(update={"parity": (*proofs, wrong)})
+    broken = run.report.model_copy(
+        update={"models": (slim.model_copy(update={"artifact": artifact}),)}
+    )
+    assert list(results._faults(broken)) == [
+        f"ratio-0.5: the {last.stage} graph answers differently"
+    ]
+    assert not list(results._faults(run.report))
+
+
+def test_without_a_runtime_of_graphs_rows_have_no_latency(run, trained):
+    cell = grid.Cell("x", {}, recipe(trained, runtimes=("pytorch",)))
+    rows = list(results._rows(cell, run.report))
+    assert [row.timing for row in rows] == [None, None]
+
+
+def test_what_the_command_line_said_is_in_the_sweep_s_own_recipe(sweep):
+    found = grid.read(sweep, {"CAPDEPLOY_EPOCHS": "3"}, ["score_images=32"])
+    sweep.write_text(found.text)
+    again = grid.read(sweep, {}, [])
+    assert again.cells == found.cells
+    assert again.cells[0].recipe.epochs == 3
 
 
 def test_a_sweep_that_is_not_there_is_refused(tmp_path):
@@ -160,7 +193,7 @@ def test_a_run_that_fails_does_not_cost_the_others(swept):
     assert [row.run for row in report.rows] == ["similar"] * 2 + ["distinct"] * 2
     assert [failure.run for failure in report.failures] == ["wrong"]
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("capdeploy: 1 run(s) of the sweep failed, first wrong: ")
+    assert last.startswith("capdeploy: 1 failure(s) in the sweep, first wrong: ")
     assert "eleven" in last
 
 
