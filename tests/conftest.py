@@ -28,8 +28,10 @@ SUBSET = ClassSubset(kept=(7, 1, 4), names=("7", "1", "4"), total=10)
 
 # Several test processes share the cores: each, and what it starts, then gets one thread.
 SHARED = "PYTEST_XDIST_WORKER" in os.environ
+THREADS = 1 if SHARED else 2
 if SHARED:
     os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(THREADS)  # for what is made once a session, before any test
 # Files whose tests measure time; `make test` runs them when nothing else runs.
 ALONE = (
     "bench/test_bench.py", "bench/test_gate.py", "bench/test_layers.py", "bench/test_matrix.py",
@@ -46,7 +48,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _threads():
-    torch.set_num_threads(1 if SHARED else 2)
+    torch.set_num_threads(THREADS)
 
 
 def wrap(module: torch.nn.Module, name: str = "tests.nets:Chain", size: int = 16) -> Model:
