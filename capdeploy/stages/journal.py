@@ -15,6 +15,7 @@ from capdeploy.export import pack
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.prune import apply
+from capdeploy.stages.finishing import rewrite
 from capdeploy.stages.making import Made
 from capdeploy.values.journal import Begun, Finished
 from capdeploy.values.recipe import Recipe
@@ -102,7 +103,7 @@ class Journal:
     def begin(self, run: Begun) -> None:
         """Write down the plans."""
         self._folder.mkdir(exist_ok=True)
-        workplace.write_file(self._folder / BEGUN, run.to_json(), force=True)
+        rewrite(self._folder / BEGUN, run.to_json())
 
     def keep(self, made: Made) -> None:
         """Write down a network; the record comes last, and only a whole one counts."""
@@ -120,7 +121,7 @@ class Journal:
             digests=self._digests(made.name, present), training=made.training,
             artifact=made.exported.artifact, denormals_flushed=made.exported.denormals_flushed,
         )  # fmt: skip
-        workplace.write_file(folder / FINISHED, record.to_json())
+        rewrite(folder / FINISHED, record.to_json())
 
     def recall(self, name: str) -> Made | None:
         """Read a network back, bit by bit as it was; None if it has to be made (again).
