@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -155,6 +156,16 @@ def recipe_options(command: Command) -> Command:
             help=f"Argument for the {noun}.",
         )(command)  # fmt: skip
     return command
+
+
+def layer_options(command: Command) -> Command:
+    """Add the layers below the flags to a command: a recipe file, and single keys."""
+    command = click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a recipe key."
+    )(command)
+    return click.option(
+        "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML)."
+    )(command)  # fmt: skip
 
 
 # What training needs of them; its own are added.

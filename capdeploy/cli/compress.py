@@ -16,8 +16,7 @@ from capdeploy.cli._output import Progress, format_option, tell
 @click.argument("checkpoint", required=False)
 @_options.recipe_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a recipe key.")
+@_options.layer_options
 @click.option("--demo", is_flag=True, help="Train ResNet-18 on embedded digits, keep four of them.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output folder if it exists.")

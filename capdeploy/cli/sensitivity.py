@@ -18,8 +18,7 @@ from capdeploy.cli._output import Progress, format_option, tell
 @click.argument("checkpoint", required=False)
 @_options.recipe_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="HTML page to write as well.")
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a recipe key.")
+@_options.layer_options
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @format_option
 def command(

@@ -15,8 +15,7 @@ from capdeploy.cli._output import Progress, format_option, tell
 @click.command(context_settings={"max_content_width": 100})
 @_options.training_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Its folder.")
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a recipe key.")
+@_options.layer_options
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stood.")
 @click.option("--force", is_flag=True, help="Begin anew in a folder that has such a run.")
 @format_option

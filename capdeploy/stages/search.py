@@ -97,23 +97,29 @@ def meet(
         f"search {budget.name} in {place.runtime} on {place.device}, {place.threads} thread(s)"
     )
     with tempfile.TemporaryDirectory(prefix="capdeploy-search-") as folder:
-        hunt = Hunt(full, ground, budget, place, Path(folder), cache, say)
-        hunt.begin(start)
-        top = (hunt.whole, hunt.base_ms)
-        if budget.also:
-            # Smaller may be fast enough already: then the other limits are what binds.
-            point = hunt.try_out(hunt.draw(hunt.whole))
-            if hunt.fits(point):
-                return hunt.record(point)
-            top = (point.estimate, point.trial.measured_ms)
-        elif hunt.most_ms >= hunt.base_ms:
-            say.note(f"the head-cut network takes {hunt.base_ms:.3g} ms: nothing has to go")
-            hunt.try_out(start.model_copy(update={"budget": budget}))
-            return hunt.record(hunt.points[0])
-        best = narrow_down(hunt, top)
+        return answer(Hunt(full, ground, budget, place, Path(folder), cache, say), start)
+
+
+def answer(hunt: Hunt, start: PruningPlan) -> PruningPlan:
+    """Measure the head-cut network, then candidates until one answers the budget; see `meet`."""
+    hunt.begin(start)
+    top = (hunt.whole, hunt.base_ms)
+    if hunt.budget.also:
+        # Smaller may be fast enough already: then the other limits are what binds.
+        point = hunt.try_out(hunt.draw(hunt.whole))
+        if hunt.fits(point):
+            return hunt.record(point)
+        top = (point.estimate, point.trial.measured_ms)
+    elif hunt.most_ms >= hunt.base_ms:
+        hunt.say.note(f"the head-cut network takes {hunt.base_ms:.3g} ms: nothing has to go")
+        hunt.try_out(start.model_copy(update={"budget": hunt.budget}))
+        return hunt.record(hunt.points[0])
+    best = narrow_down(hunt, top)
     short = 1 - best.trial.measured_ms / hunt.most_ms
     if short > TOLERANCE:
-        say.note(f"{budget.name}: no candidate lies nearer than {short:.0%} below the budget")
+        hunt.say.note(
+            f"{hunt.budget.name}: no candidate lies nearer than {short:.0%} below the budget"
+        )
     return hunt.record(best)
 
 

@@ -179,17 +179,9 @@ def test_a_latency_is_met_together_with_a_size(wide, tmp_path, parameters, binds
         allocation="latency", align=1,
     )  # fmt: skip
 
-    class Found(Simulated):
-        formula = staticmethod(lambda left: left)
-
-    hunts_class, search.Hunt = search.Hunt, Found
-    try:
-        plan = search.meet(
-            model, drawn_on, planning.draw(drawn_on, Budget(ratio=0.0)), budget, PLACE,
-            cache=tmp_path, say=Quiet(),
-        )  # fmt: skip
-    finally:
-        search.Hunt = hunts_class
+    hunt = Simulated(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
+    hunt.formula = lambda left: left
+    plan = search.answer(hunt, planning.draw(drawn_on, Budget(ratio=0.0)))
     left = plan.after.parameters / plan.before.parameters
     measured = plan.search.result.measured_ms
     assert left <= float(parameters[:-1]) / 100
@@ -207,11 +199,9 @@ def test_the_search_looks_below_the_network_that_the_other_limits_allow(wide, tm
     )  # fmt: skip
     found = Simulated(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
     found.formula = lambda left: 0.5 * left + 0.08
-    found.begin(planning.draw(drawn_on, Budget(ratio=0.0)))
-    first = found.try_out(found.draw(found.whole))
-    assert not found.fits(first)
-    best = search.narrow_down(found, (first.estimate, first.trial.measured_ms))
-    assert 0.97 * 2 <= best.trial.measured_ms <= 2
+    plan = search.answer(found, planning.draw(drawn_on, Budget(ratio=0.0)))
+    assert plan.search.trials[0].measured_ms > 2  # what the parameters allow is too slow
+    assert 0.97 * 2 <= plan.search.result.measured_ms <= 2
 
 
 def test_a_budget_below_the_floor_says_what_is_possible_and_why(ground, tmp_path):
