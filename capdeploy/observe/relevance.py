@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from capdeploy.errors import ArchitectureError
 from capdeploy.observe import rules
 from capdeploy.observe.fold import fold
-from capdeploy.observe.rules import Rules
+from capdeploy.observe.rules import Halves, Rules
 from capdeploy.observe.trace import Trace
+from capdeploy.observe.walk import call
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Explainer:
         self._modules = dict(self._graph.named_modules())
         self._rules = rules
         self._watched = frozenset(seen.filters)
+        self._halves = {
+            name: Halves(layer)
+            for name, layer in self._modules.items() if isinstance(layer, nn.Conv2d)
+        }  # fmt: skip
 
     def explain(
         self, images: torch.Tensor, targets: torch.Tensor, *, to_input: bool = False
@@ -145,7 +150,12 @@ class Explainer:
             boxed = sources[0].op == "placeholder" and self._rules.bounds is not None
             shares: rules.Shares = (
                 rules.convolution(
-                    kind, inputs[0], values[node], relevance, self._rules, boxed=boxed
+                    self._halves[str(node.target)],
+                    inputs[0],
+                    values[node],
+                    relevance,
+                    self._rules,
+                    boxed=boxed,
                 ),
             )
         else:
@@ -158,11 +168,11 @@ class Explainer:
     ) -> Callable[..., Any]:
         """Return an operation as a function of its tensor inputs."""
 
-        def call(*inputs: torch.Tensor) -> Any:
+        def again(*inputs: torch.Tensor) -> Any:
             known = dict(values) | dict(zip(sources, inputs, strict=True))
-            return _call(self._graph, node, known)
+            return call(self._graph, node, known)
 
-        return call
+        return again
 
     def _join(
         self, node: fx.Node, values: Mapping[fx.Node, Any], pieces: Mapping[int, torch.Tensor]
@@ -186,7 +196,7 @@ class Explainer:
                 elif node.op == "get_attr":
                     values[node] = operator.attrgetter(str(node.target))(self._graph)
                 elif node.op != "output":
-                    values[node] = _call(self._graph, node, values)
+                    values[node] = call(self._graph, node, values)
         return values
 
 
@@ -209,20 +219,3 @@ class _Flow:
             return False
         self.pieces.setdefault(whole, {})[place] = relevance
         return True
-
-
-def _call(graph: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-    arguments = fx.node.map_arg(node.args, values.__getitem__)
-    keywords = dict(fx.node.map_arg(node.kwargs, values.__getitem__))
-    if node.op == "call_module":
-        return graph.get_submodule(str(node.target))(*arguments, **keywords)
-    if keywords.get("inplace") is True:
-        keywords["inplace"] = False
-    if node.op == "call_method":
-        # add_ and the like would overwrite a value that is still needed.
-        name = str(node.target)
-        name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-        return getattr(arguments[0], name)(*arguments[1:], **keywords)
-    in_place: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul}
-    function: Any = in_place.get(node.target, node.target)
-    return function(*arguments, **keywords)

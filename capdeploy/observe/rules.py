@@ -4,7 +4,8 @@
 - convolutions: alpha1beta0 (contributions of the response's own sign only, bias left out), or
   gamma, or epsilon;
 - linear layers: epsilon; a bias keeps its share;
-- residual additions: in proportion to the summands' sizes;
+- residual additions: to the summands of the result's own sign, which is epsilon's rule where the
+  signs agree;
 - average pooling: in proportion to the responses; max pooling: to the winner;
 - activations, dropout and element-wise normalisation: unchanged, they have one input each;
 - products with a gate (squeeze-excite): all to the gated signal, nothing to the gate;
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,6 +63,28 @@ class Rules:
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
+@dataclass(frozen=True)
+class Halves:
+    """A convolution's weights by sign, split once for all batches.
+
+    Parameters
+    ----------
+    layer : nn.Conv2d
+        The convolution, batch normalisation folded in; its weights do not change.
+    positive, negative : torch.Tensor
+        The weights with the other sign's at zero, in the layer's shape.
+    """
+
+    layer: nn.Conv2d
+    positive: torch.Tensor = field(init=False, repr=False)
+    negative: torch.Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        weight = self.layer.weight.detach()
+        object.__setattr__(self, "positive", weight.clamp(min=0))
+        object.__setattr__(self, "negative", weight.clamp(max=0))
+
+
 def _steady(values: torch.Tensor) -> torch.Tensor:
     """Push values away from zero, each to its own side, by a little of its image's mean size."""
     size = values.abs().flatten(1).mean(dim=1).view(-1, *[1] * (values.ndim - 1))
@@ -96,21 +119,23 @@ def _convolve(layer: nn.Conv2d, weight: torch.Tensor) -> Callable[[torch.Tensor]
 
 
 def _box(
-    layer: nn.Conv2d,
+    halves: Halves,
     inputs: torch.Tensor,
     response: torch.Tensor,
     relevance: torch.Tensor,
     rules: Rules,
 ) -> torch.Tensor:
+    layer = halves.layer
     low, high = (
         torch.tensor(bound, dtype=inputs.dtype)[None, :, None, None].expand_as(inputs)
         for bound in rules.bounds or ((), ())
     )
 
     def contributions(value: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
         whole = _convolve(layer, layer.weight)(value)
-        return whole - _convolve(layer, up)(low) - _convolve(layer, down)(high)
+        return (
+            whole - _convolve(layer, halves.positive)(low) - _convolve(layer, halves.negative)(high)
+        )
 
     parts = (inputs, low, high)
     slopes = _back(contributions, parts, lambda total: _ratio(relevance, total))
@@ -118,61 +143,66 @@ def _box(
 
 
 def _alpha1beta0(
-    layer: nn.Conv2d,
+    halves: Halves,
     inputs: torch.Tensor,
     response: torch.Tensor,
     relevance: torch.Tensor,
     rules: Rules,
 ) -> torch.Tensor:
-    below = response < 0
     # Behind a ReLU a negative response has no relevance. Without one (linear bottlenecks) it has,
     # and then it is the negative contributions that made it.
-    rest = torch.where(below, relevance, 0.0)
+    rest = torch.where(response < 0, relevance, 0.0)
     if not bool(rest.any()):
-        return _of_one_sign(layer, inputs, relevance, sign=1)
-    shared = _of_one_sign(layer, inputs, relevance - rest, sign=1)
-    return shared + _of_one_sign(layer, inputs, rest, sign=-1)
+        return _of_one_sign(halves, inputs, relevance, positive=True)
+    shared = _of_one_sign(halves, inputs, relevance - rest, positive=True)
+    return shared + _of_one_sign(halves, inputs, rest, positive=False)
 
 
 def _of_one_sign(
-    layer: nn.Conv2d, inputs: torch.Tensor, relevance: torch.Tensor, *, sign: int
+    halves: Halves, inputs: torch.Tensor, relevance: torch.Tensor, *, positive: bool
 ) -> torch.Tensor:
-    """Share relevance among the contributions of one sign, taken as positive."""
-    on_positive = _convolve(layer, (sign * layer.weight).clamp(min=0))
+    """Share relevance among the contributions of one sign."""
+    same, other = halves.positive, halves.negative
+    on_positive = _convolve(halves.layer, same if positive else other)
+
+    def share(total: torch.Tensor) -> torch.Tensor:
+        return _ratio(relevance, total) if positive else -_ratio(relevance, -total)
+
     # Behind a ReLU nothing is negative, and half the work can be left out.
     if bool((inputs >= 0).all()):
-        (slope,) = _back(on_positive, (inputs,), lambda total: _ratio(relevance, total))
+        (slope,) = _back(on_positive, (inputs,), share)
         return inputs * slope
-    on_negative = _convolve(layer, (sign * layer.weight).clamp(max=0))
+    on_negative = _convolve(halves.layer, other if positive else same)
 
-    def contributions(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        return on_positive(positive) + on_negative(negative)
+    def contributions(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+        return on_positive(above) + on_negative(below)
 
     parts = (inputs.clamp(min=0), inputs.clamp(max=0))
-    slopes = _back(contributions, parts, lambda total: _ratio(relevance, total))
+    slopes = _back(contributions, parts, share)
     return parts[0] * slopes[0] + parts[1] * slopes[1]
 
 
 def _gamma(
-    layer: nn.Conv2d,
+    halves: Halves,
     inputs: torch.Tensor,
     response: torch.Tensor,
     relevance: torch.Tensor,
     rules: Rules,
 ) -> torch.Tensor:
-    weight = layer.weight + rules.gamma * layer.weight.clamp(min=0)
-    slope = _back(_convolve(layer, weight), (inputs,), lambda total: relevance / _steady(total))
+    weight = halves.layer.weight + rules.gamma * halves.positive
+    call = _convolve(halves.layer, weight)
+    slope = _back(call, (inputs,), lambda total: relevance / _steady(total))
     return inputs * slope[0]
 
 
 def _epsilon(
-    layer: nn.Module,
+    halves: Halves,
     inputs: torch.Tensor,
     response: torch.Tensor,
     relevance: torch.Tensor,
     rules: Rules,
 ) -> torch.Tensor:
-    slope = _back(layer, (inputs,), lambda total: relevance / _steady(total))
+    slope = _back(halves.layer, (inputs,), lambda total: relevance / _steady(total))
     return inputs * slope[0]
 
 
@@ -180,7 +210,7 @@ _CONVOLUTIONS = {"alpha1beta0": _alpha1beta0, "gamma": _gamma, "epsilon": _epsil
 
 
 def convolution(
-    layer: nn.Conv2d,
+    halves: Halves,
     inputs: torch.Tensor,
     response: torch.Tensor,
     relevance: torch.Tensor,
@@ -192,8 +222,8 @@ def convolution(
 
     Parameters
     ----------
-    layer : nn.Conv2d
-        The convolution, batch normalisation folded in.
+    halves : Halves
+        The convolution.
     inputs : torch.Tensor
         (N, C, H, W), what it read.
     response : torch.Tensor
@@ -211,7 +241,7 @@ def convolution(
         (N, C, H, W).
     """
     rule = _box if boxed else _CONVOLUTIONS[rules.convolution]
-    return rule(layer, inputs, response, relevance, rules)
+    return rule(halves, inputs, response, relevance, rules)
 
 
 def operation(
@@ -251,14 +281,16 @@ def operation(
 
 
 def _sum(inputs: Tensors, relevance: torch.Tensor) -> Tensors:
-    """Split in proportion to the summands' sizes, which is epsilon's rule where signs agree.
+    """Split among the summands of the sum's own sign, in proportion to their values.
 
-    Where they do not, epsilon would hand out two large shares of opposite sign; see decision 0009.
+    That is the convolutions' rule, and epsilon's where signs agree. Where they do not, epsilon
+    would hand out two shares that are larger than the whole, of opposite sign; see decision 0009.
     """
-    sizes = [value.abs().expand_as(relevance) for value in inputs]
-    total = torch.stack(sizes).sum(dim=0)
-    even = 1.0 / len(inputs)
-    shares = [torch.where(total > 0, size / total.clamp(min=1e-30), even) for size in sizes]
+    whole = torch.stack([value.expand_as(relevance) for value in inputs])
+    sign = torch.where(whole.sum(dim=0) < 0, -1.0, 1.0)
+    parts = (whole * sign).clamp_(min=0)
+    total = parts.sum(dim=0)
+    shares = torch.where(total > 0, parts / total.clamp(min=1e-30), 1.0 / len(inputs))
     return tuple(
         (relevance * share).sum_to_size(value.shape)
         for value, share in zip(inputs, shares, strict=True)

@@ -57,6 +57,19 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def out_of_place(network: nn.Module) -> Iterator[None]:
+    """Let activations write to new memory, so that values that are kept stay what they were."""
+    changed = [layer for layer in network.modules() if getattr(layer, "inplace", False) is True]
+    try:
+        for layer in changed:
+            layer.inplace = False  # type: ignore[assignment]
+        yield
+    finally:
+        for layer in changed:
+            layer.inplace = True  # type: ignore[assignment]
+
+
+@contextmanager
 def requiring_grad(network: nn.Module, required: bool) -> Iterator[None]:
     """Set every parameter's ``requires_grad``, and put each back afterwards; grads are cleared."""
     before = [

@@ -12,10 +12,11 @@ positions.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -28,7 +29,7 @@ from capdeploy.observe.rows import (
     is_linear_map,
     output_rows,
 )
-from capdeploy.observe.taps import evaluating, tapped
+from capdeploy.observe.walk import Batch, Walk
 from capdeploy.progress import Say
 from capdeploy.rebuild import NORMS
 from capdeploy.samples import Images
@@ -39,10 +40,6 @@ ROWS_PER_INPUT = 20
 """Rows of a regression for each unknown of a filter; more make it slower, not better."""
 FEWEST = 256
 """Images that every layer is shown at least: rows of one image are much alike."""
-
-
-class _ReachedError(Exception):
-    """The watched layer has run; the rest of the pass is not needed."""
 
 
 def reconstruct(
@@ -79,6 +76,33 @@ def reconstruct(
     """
     module = cut.copy_module().eval()
     cuts = {entry.layer: entry for entry in plan.layers}
+    wishes = _wishes(cut, module, cuts)
+    parts = [part for source in images for part in _parts(source, batch_size)]
+    batches = [batch for batch, _ in parts]
+    here, there = Walk(module, batches), Walk(intact.module, batches)
+    for done, (name, count) in enumerate(wishes.items()):
+        layer, whole = module.get_submodule(name), intact.module.get_submodule(name)
+        norm = cut.trace.norm_of.get(name)
+        share = count / sum(map(len, images))
+        which = [place for place, (_, begins) in enumerate(parts) if begins < share]
+        kept = cuts[name].kept_out if name in cuts else None
+        # The head's cut is in the intact network already: it is the head-cut one.
+        if name == intact.head and intact.head_cut:
+            kept = None
+        sums = _Sums()
+        for place in which:
+            with torch.no_grad():
+                rows = output_rows(whole, whole(there.input(name, place)))
+            if kept is not None:
+                rows = rows.index_select(1, torch.tensor(kept))
+            sums.add(input_rows(layer, here.input(name, place)), rows)
+        _solve(layer, module.get_submodule(norm) if norm else None, sums)
+        say.advance(done + 1, len(wishes), f"reconstructed {name}")
+    return cut.with_module(module)
+
+
+def _wishes(cut: Model, module: nn.Module, cuts: Mapping[str, LayerCut]) -> dict[str, int]:
+    """List the layers that are solved, in order of execution, and the images each is shown."""
     wishes: dict[str, int] = {}
     for name in cut.trace.filters:
         layer = module.get_submodule(name)
@@ -88,69 +112,18 @@ def reconstruct(
         if small and behind and cut.trace.calls[name] == 1:
             seen = min(POSITIONS, cut.trace.positions[name])
             wishes[name] = max(FEWEST, ROWS_PER_INPUT * inputs_of(layer) // seen)
-    wanted = _targets(intact, wishes, cuts, images, batch_size)
-    for done, (name, count) in enumerate(wishes.items()):
-        layer = module.get_submodule(name)
-        norm = cut.trace.norm_of.get(name)
-        sums = _Sums()
-        for batch, rows in zip(_batches(images, count, batch_size), wanted.pop(name), strict=True):
-            sums.add(input_rows(layer, _input(module, name, batch)), rows)
-        _solve(layer, module.get_submodule(norm) if norm else None, sums)
-        say.advance(done + 1, len(wishes), f"reconstructed {name}")
-    return cut.with_module(module)
+    return wishes
 
 
-def _batches(images: Sequence[Images], count: int, batch_size: int) -> Iterator[torch.Tensor]:
-    """Yield `count` images in all, of each source its share."""
-    total = sum(map(len, images))
-    share = min(1.0, count / total)
-    for source in images:
-        for batch, _ in source.first(max(1, round(len(source) * share))).batches(batch_size):
-            yield batch
+def _parts(source: Images, batch_size: int) -> Iterator[tuple[Batch, float]]:
+    """Split a source into batches, each with the share of the source that lies before it."""
+    for start in range(0, len(source), batch_size):
+        places = np.arange(start, min(start + batch_size, len(source)))
 
+        def batch(places: npt.NDArray[np.int64] = places) -> torch.Tensor:
+            return torch.from_numpy(source.preprocessing.apply(source.pixels(places)))
 
-def _targets(
-    intact: Model,
-    wishes: Mapping[str, int],
-    cuts: Mapping[str, LayerCut],
-    images: Sequence[Images],
-    batch_size: int,
-) -> dict[str, list[torch.Tensor]]:
-    """Collect what each layer should answer: per batch (rows, kept filters)."""
-    wanted: dict[str, list[torch.Tensor]] = {name: [] for name in wishes}
-
-    def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        rows = output_rows(layer, output)
-        kept = cuts[name].kept_out if name in cuts else None
-        # The head's cut is in the intact network already: it is the head-cut one.
-        if kept is not None and not (name == intact.head and intact.head_cut):
-            rows = rows.index_select(1, torch.tensor(kept))
-        wanted[name].append(rows.clone())
-
-    # One pass for all layers that are shown equally many images.
-    for count in sorted(set(wishes.values())):
-        names = [name for name, wish in wishes.items() if wish == count]
-        with torch.no_grad(), evaluating(intact.module), tapped(intact.module, names, hook):
-            for batch in _batches(images, count, batch_size):
-                intact.module(batch)
-    return wanted
-
-
-def _input(network: nn.Module, name: str, batch: torch.Tensor) -> torch.Tensor:
-    """Run a network up to one layer and return that layer's input."""
-    caught: list[torch.Tensor] = []
-
-    def hook(_: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        caught.append(inputs[0])
-        raise _ReachedError
-
-    with (
-        torch.no_grad(),
-        tapped(network, [name], hook),
-        contextlib.suppress(_ReachedError),
-    ):
-        network(batch)
-    return caught[0]
+        yield batch, start / len(source)
 
 
 class _Sums:

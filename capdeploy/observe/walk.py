@@ -1,0 +1,166 @@
+"""A network walked through piece by piece, over many batches, each as far as it is needed.
+
+Solving layers in order of execution needs the input of each in turn, while the weights in front of
+it have changed. Started anew for every layer, the passes grow with the square of the depth; here
+every batch stands in front of a layer with the values that are still needed, and goes on from
+there. Where those values are too large for the memory that may be used (the first layers of a
+large image), a batch goes back to where it stood before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from capdeploy.observe.taps import evaluating, out_of_place, tapped
+
+Batch = Callable[[], torch.Tensor]
+ROOM = 1 << 30
+"""Bytes of values that a walk remembers, in all its batches."""
+
+
+class _ReachedError(Exception):
+    """The watched layer has run; the rest of the pass is not needed."""
+
+
+@dataclass
+class _Stand:
+    """Where one batch stands: before which operation, and the values that are still needed."""
+
+    place: int = 0
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        return sum(
+            value.numel() * value.element_size()
+            for value in self.values.values() if isinstance(value, torch.Tensor)
+        )  # fmt: skip
+
+
+class Walk:
+    """A network on its way through some batches.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network, in evaluation mode; its weights may change behind the layer that is reached.
+    batches : list[Batch]
+        Make (n, 3, H, W) images; called again where nothing is remembered.
+    room : int
+        Bytes to remember, see `ROOM`.
+    """
+
+    def __init__(self, network: nn.Module, batches: list[Batch], room: int = ROOM) -> None:
+        self._network = network
+        self._batches = batches
+        self._room = room
+        self._stands = [_Stand() for _ in batches]
+        self._nodes: list[fx.Node] = []
+        self._places: dict[str, int] = {}
+        # A network with control flow cannot be taken apart; it is run up to the layer instead.
+        with contextlib.suppress(Exception):
+            self._graph = fx.symbolic_trace(network)
+            self._nodes = list(self._graph.graph.nodes)
+            self._places = {
+                str(node.target): place
+                for place, node in enumerate(self._nodes) if node.op == "call_module"
+            }  # fmt: skip
+        order = {node: place for place, node in enumerate(self._nodes)}
+        self._last = {
+            node: max((order[user] for user in node.users), default=0) for node in self._nodes
+        }
+
+    def input(self, layer: str, number: int) -> torch.Tensor:
+        """Walk a batch up to a layer.
+
+        Parameters
+        ----------
+        layer : str
+            It runs once in a pass, and not before a layer that the batch has reached already.
+        number : int
+            Place of the batch.
+
+        Returns
+        -------
+        torch.Tensor
+            What the layer reads.
+        """
+        with torch.no_grad(), evaluating(self._network), out_of_place(self._network):
+            if layer in self._places:
+                return self._reach(number, self._places[layer])
+            return self._run_up_to(layer, self._batches[number]())
+
+    def _reach(self, number: int, place: int) -> torch.Tensor:
+        stand = self._stands[number]
+        values = dict(stand.values)
+        for here in range(stand.place, place):
+            node = self._nodes[here]
+            if node.op == "placeholder":
+                values[node] = self._batches[number]()
+            elif node.op == "get_attr":
+                values[node] = operator.attrgetter(str(node.target))(self._graph)
+            else:
+                values[node] = call(self._graph, node, values)
+            for source in (*node.all_input_nodes, node):
+                if self._last[source] <= here:
+                    values.pop(source, None)
+        there = _Stand(place, values)
+        if self._used() - stand.size + there.size <= self._room:
+            self._stands[number] = there
+        read: torch.Tensor = values[self._nodes[place].all_input_nodes[0]]
+        return read
+
+    def _used(self) -> int:
+        return sum(stand.size for stand in self._stands)
+
+    def _run_up_to(self, layer: str, images: torch.Tensor) -> torch.Tensor:
+        caught: list[torch.Tensor] = []
+
+        def hook(_: str, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            caught.append(inputs[0])
+            raise _ReachedError
+
+        with tapped(self._network, [layer], hook), contextlib.suppress(_ReachedError):
+            self._network(images)
+        return caught[0]
+
+
+def call(graph: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    """Run one operation of a traced network without overwriting any value.
+
+    Parameters
+    ----------
+    graph : fx.GraphModule
+        The network.
+    node : fx.Node
+        The operation: a module, a method or a function.
+    values : Mapping[fx.Node, Any]
+        Results of those before it.
+
+    Returns
+    -------
+    Any
+        Its result.
+    """
+    arguments = fx.node.map_arg(node.args, values.__getitem__)
+    keywords = dict(fx.node.map_arg(node.kwargs, values.__getitem__))
+    if node.op == "call_module":
+        return graph.get_submodule(str(node.target))(*arguments, **keywords)
+    if keywords.get("inplace") is True:
+        keywords["inplace"] = False
+    if node.op == "call_method":
+        # add_ and the like would overwrite a value that is still needed.
+        name = str(node.target)
+        name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        return getattr(arguments[0], name)(*arguments[1:], **keywords)
+    in_place: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul}
+    function: Any = in_place.get(node.target, node.target)
+    return function(*arguments, **keywords)
