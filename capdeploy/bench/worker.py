@@ -198,6 +198,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     baseline = bundles.read(Path(job["baseline"])) if job["baseline"] else None
     try:
         runtime = RUNTIMES.load(settings.runtime)
+        if why := runtime.pointless.get((settings.precision, settings.device)):
+            return {"result": Skipped(reason=why).model_dump(mode="json")}
         bundle = bundle.in_precision(settings.precision, settings.runtime)
         result: Measured | Skipped = row(
             bundle, baseline, settings,

@@ -110,6 +110,34 @@ def onnx_int8(
     _keep_facts(source, target)
 
 
+def onnx_fp16(source: Path, target: Path) -> None:
+    """Store a graph for ONNX Runtime on a GPU with weights and arithmetic in half precision.
+
+    Parameters
+    ----------
+    source : Path
+        The graph in single precision.
+    target : Path
+        The file to write; its input and its answer stay in single precision.
+
+    Raises
+    ------
+    StepFailedError
+        If the conversion fails.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet():
+        try:
+            made = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+        except Exception as error:  # the converter raises onnx's, numpy's and its own errors
+            raise StepFailedError(
+                f"ONNX Runtime cannot halve {source.name}: {type(error).__name__}: {error}"
+            ) from error
+        onnx.save(made, target)
+    _keep_facts(source, target)
+
+
 def openvino_int8(
     source: Path, target: Path, inputs: Inputs, *, exclude: Sequence[str] = ()
 ) -> None:

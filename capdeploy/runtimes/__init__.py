@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +50,8 @@ class Runtime:
         Names the code outside capdeploy that opening a bundle would call, if any.
     needs_bundle : bool
         True if it reads more of a bundle than its graph.
+    pointless : Mapping[tuple[str, str], str]
+        Precision and device that nobody would run together, and why; such rows are skipped.
     """
 
     title: str
@@ -58,6 +60,7 @@ class Runtime:
     open: Callable[[Bundle, str, int], Any]
     foreign_code: Callable[[Bundle], str | None] = lambda _: None
     needs_bundle: bool = False
+    pointless: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def require_torch() -> None:

@@ -89,4 +89,5 @@ RUNTIME = Runtime(
     supports=("cpu", "cuda", "tensorrt"),
     devices=_devices,
     open=_Session,
+    pointless={("fp16", "cpu"): "half precision is for GPUs; the CPU's kernels cast every layer"},
 )

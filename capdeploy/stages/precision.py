@@ -29,6 +29,8 @@ Precision = Literal["fp16", "int8"]
 GraphRuntime = Literal["onnxruntime", "openvino"]
 ATTEMPTS = (1, 2, 4, 8)
 """How many of the noisiest layers stay in single precision, one attempt after the other."""
+GPUS = frozenset({"cuda", "tensorrt"})
+"""Devices on which ONNX Runtime computes in half precision; its CPU kernels cast every layer."""
 GLANCE = 16
 BATCH = 16
 
@@ -79,7 +81,8 @@ def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
     Returns
     -------
     list[tuple[Precision, GraphRuntime]]
-        8 bits for every runtime of graphs, 16 for OpenVINO alone.
+        8 bits for every runtime of graphs, 16 for OpenVINO, and for ONNX Runtime if the profile
+        has a GPU that it runs on.
 
     Raises
     ------
@@ -88,18 +91,26 @@ def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
     MissingExtraError
         If a package for one of them is not installed; better now than after the training.
     """
-    runtimes = recipes.profile_of(recipe).runtime.runtimes
+    target = recipes.profile_of(recipe).runtime
+    runtimes = target.runtimes
     found: list[tuple[Precision, GraphRuntime]] = []
     if "int8" in recipe.precision and "onnxruntime" in runtimes:
         found.append(("int8", "onnxruntime"))
+    if "fp16" in recipe.precision and "onnxruntime" in runtimes and GPUS & set(target.devices):
+        found.append(("fp16", "onnxruntime"))
     if "openvino" in runtimes:
         found += [(each, "openvino") for each in ("fp16", "int8") if each in recipe.precision]
     for asked in recipe.precision:
         if asked != "fp32" and asked not in {precision for precision, _ in found}:
-            takers = "openvino" if asked == "fp16" else "onnxruntime and openvino"
+            takers = (
+                "openvino, and onnxruntime on cuda"
+                if asked == "fp16"
+                else "onnxruntime and openvino"
+            )
             raise ConfigError(
                 f"--precision {asked} is for {takers}, and the runtimes here are "
-                f"{', '.join(runtimes)}; add one with --runtimes, or leave {asked} out"
+                f"{', '.join(runtimes)} on {', '.join(target.devices)}; add one with --runtimes "
+                f"or --devices, or leave {asked} out"
             )
     for precision, runtime in found:
         packages = [runtime, *(["nncf"] if (precision, runtime) == ("int8", "openvino") else [])]
@@ -238,7 +249,9 @@ def _make(
     bench: Bench, precision: Precision, runtime: GraphRuntime, target: Path, exclude: Sequence[str]
 ) -> None:
     source = bench.folder / GRAPH
-    if runtime == "onnxruntime":
+    if runtime == "onnxruntime" and precision == "fp16":
+        quantize.onnx_fp16(source, target)
+    elif runtime == "onnxruntime":
         quantize.onnx_int8(
             source, target, bench.calibration, exclude=exclude, reduce_range=bench.reduce_range
         )

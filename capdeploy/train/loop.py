@@ -15,7 +15,7 @@ from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.train.course import Batch, Course
 from capdeploy.train.evaluate import accuracy
-from capdeploy.train.imitate import lesson
+from capdeploy.train.imitate import Lesson
 from capdeploy.values.report import Epoch, Training
 
 
@@ -124,7 +124,8 @@ def train(
     module = model.copy_module()
     judge = model.with_module(module)
     module.to(settings.device)
-    optimizer = make_optimizer(module, settings, peak)
+    lesson = Lesson(course.teacher, course.weights(model)).to(settings.device)
+    optimizer = make_optimizer(module, settings, peak, lesson)
     progress = keeper.restore(module, optimizer) if keeper is not None else None
     if progress is None:
         progress = Progress.begin(_validate(judge, course, settings), module, settings.seed)
@@ -134,7 +135,9 @@ def train(
     for number in range(len(progress.history) + 1, settings.epochs + 1):
         began = time.monotonic()
         heard = f"val {progress.best:.1%}"
-        loss = _epoch(judge, course, settings, optimizer, rates, progress.shuffle, say, heard)
+        loss = _epoch(
+            judge, course, lesson, settings, optimizer, rates, progress.shuffle, say, heard
+        )
         diverged = not math.isfinite(loss)
         top1 = _validate(judge, course, settings)
         epoch = Epoch(
@@ -163,6 +166,7 @@ def train(
 def _epoch(
     judge: Model,
     course: Course,
+    lesson: Lesson,
     settings: Settings,
     optimizer: torch.optim.Optimizer,
     rates: Rates,
@@ -175,8 +179,9 @@ def _epoch(
     total, images = 0.0, 0
     module = judge.module
     module.train()
-    with lesson(module, course.teacher, course.weights(judge)) as loss_of:
+    with lesson.of(module) as loss_of:
         for batch in course.batches(judge, settings.batch_size, shuffle):
+            lesson.left = 1 - rates.done / max(1, rates.steps)
             optimizer.param_groups[0]["lr"] = rates.next()
             loss = step(loss_of, module, batch, optimizer, settings)
             if not math.isfinite(loss):
@@ -206,13 +211,16 @@ def step(
     return float(loss.detach())
 
 
-def make_optimizer(module: nn.Module, settings: Settings, rate: float) -> torch.optim.Optimizer:
-    """Make the optimizer that the settings ask for."""
+def make_optimizer(
+    module: nn.Module, settings: Settings, rate: float, lesson: Lesson
+) -> torch.optim.Optimizer:
+    """Make the optimizer that the settings ask for, of a network and of what its lesson learns."""
+    parameters = [*module.parameters(), *lesson.parameters()]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            module.parameters(), lr=rate, momentum=0.9, weight_decay=settings.weight_decay
+            parameters, lr=rate, momentum=0.9, weight_decay=settings.weight_decay
         )
-    return torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=settings.weight_decay)
 
 
 class Rates:

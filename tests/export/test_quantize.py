@@ -95,6 +95,19 @@ def test_openvino_takes_eight_and_sixteen_bits(uneven, tmp_path):
         assert (tmp_path / f"{name}.bin").stat().st_size < uneven.stat().st_size
 
 
+def test_half_precision_keeps_its_door_and_answers_nearly_the_same(uneven, tmp_path):
+    exact = answers(uneven, inputs(2))
+    quantize.onnx_fp16(uneven, tmp_path / "fp16.onnx")
+    halved = onnx.load(tmp_path / "fp16.onnx")
+    kinds = {tensor.data_type for tensor in halved.graph.initializer if len(tensor.dims) == 4}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    assert halved.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert halved.metadata_props == onnx.load(uneven).metadata_props
+    found = answers(tmp_path / "fp16.onnx", inputs(2))
+    assert found.dtype == np.float32
+    assert np.abs(found - exact).max() < 0.02 * np.abs(exact).max()
+
+
 def test_what_no_quantiser_can_read_is_one_line(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(StepFailedError, match=r"ONNX Runtime cannot quantise broken.onnx: \w+"):

@@ -11,6 +11,7 @@ from capdeploy.bench import matrix
 from capdeploy.errors import ConfigError, MissingExtraError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import precision as report_precision
+from capdeploy.runtimes import RUNTIMES
 from capdeploy.stages import precision
 from capdeploy.values.accuracy import Difference
 from tests.conftest import recipe
@@ -151,4 +152,25 @@ def test_a_quantiser_that_fails_is_a_rejection_and_no_error(run, chain, tmp_path
 )
 def test_a_precision_that_no_runtime_takes_is_refused(trained, bits, runtimes, line):
     with pytest.raises(ConfigError, match=line):
-        precision.wanted(recipe(trained, precision=(bits,), runtimes=runtimes))
+        precision.wanted(recipe(trained, precision=(bits,), runtimes=runtimes, devices=("cpu",)))
+    if bits == "fp16":  # for a GPU it makes sense, whether this machine has one or not
+        found = precision.wanted(
+            recipe(trained, precision=(bits,), runtimes=runtimes, devices=("cpu", "cuda"))
+        )
+        assert found == [("fp16", "onnxruntime")]
+
+
+def test_half_precision_for_a_gpu_is_sealed_and_its_row_on_the_cpu_is_skipped(trained, tmp_path):
+    wanted = recipe(trained, precision=("fp16",), runtimes=("onnxruntime",), ratio=(0.5,),
+                    bench=True, bench_seconds=0.3, devices=("cpu", "cuda"))  # fmt: skip
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    opened = bundle.read(tmp_path / "out" / "ratio-0.5")
+    bundle.verify(opened)
+    assert opened.precisions("onnxruntime") == ("fp32", "fp16")
+    half = opened.in_precision("fp16", "onnxruntime")
+    assert half.size_bytes < 0.75 * opened.size_bytes  # a small graph is mostly names
+    rows = {(row.settings.device, row.settings.precision): row.result
+            for row in report.benchmark.rows if row.settings.bundle == "ratio-0.5"}  # fmt: skip
+    assert "for GPUs" in rows["cpu", "fp16"].reason
+    if "cuda" not in RUNTIMES.load("onnxruntime").devices():
+        assert "no such device" in rows["cuda", "fp16"].reason
