@@ -9,7 +9,7 @@ from capdeploy.bundle import BASELINE
 from capdeploy.export import pack
 from capdeploy.model import Model
 from capdeploy.progress import Say
-from capdeploy.prune import apply, groups
+from capdeploy.prune import apply
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ledger import Meter
 from capdeploy.samples import Images, Samples
@@ -22,9 +22,6 @@ from capdeploy.values.artifact import Quantized
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Common, Recipe
 from capdeploy.values.report import Metrics, Training
-
-READOUT_IMAGES = 512
-"""Of the kept classes, and of dropped ones."""
 
 
 @dataclass(frozen=True)
@@ -211,18 +208,19 @@ def recover(
 
 
 def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) -> Course:
-    course = Course(images.train, images.validation, balance=recipe.balance, augment=recipe.augment)
     if not recipe.distill:
-        return course
-    others = images.dropped(round(recipe.dropped_images * len(images.train)), seed=recipe.seed)
-    few = [images.train.take(READOUT_IMAGES, seed=recipe.seed)]
-    few += [others.first(READOUT_IMAGES)] if others is not None else []
-    layers = imitate.compared(groups.find(teacher))
-    start = imitate.readouts(teacher, plan, layers, few, recipe.batch_size)
-    return replace(
-        course, unlabelled=others, disturbed=recipe.disturbed,
-        teacher=imitate.Teacher(teacher, recipe.temperature, start),
-    )  # fmt: skip
+        return Course(
+            images.train, images.validation, balance=recipe.balance, augment=recipe.augment
+        )
+    count = round(recipe.dropped_images * len(images.train))
+    return Course(
+        images.train,
+        images.validation,
+        images.dropped(count, seed=recipe.seed),
+        imitate.Teacher(teacher, recipe.temperature, imitate.kept_channels(teacher, plan)),
+        recipe.balance,
+        recipe.augment,
+    )
 
 
 def settings_of(recipe: Common, epochs: int) -> finetune.Settings:

@@ -16,7 +16,6 @@ from capdeploy.train.augment import augment
 from capdeploy.train.imitate import UNLABELLED, Teacher
 from capdeploy.workers import in_order
 
-DISTURBANCES = ("warp", "light")
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -39,9 +38,6 @@ class Course:
         Weigh each class's loss by the inverse of its number of images.
     augment : tuple[str, ...]
         Random changes of the training images, see `augment.augment`.
-    disturbed : float
-        Share of the images that are warped and put into another light, 0..1. The teacher answers
-        for what they have become; without one, nothing is disturbed.
     """
 
     train: Images
@@ -50,7 +46,6 @@ class Course:
     teacher: Teacher | None = None
     balance: bool = False
     augment: tuple[str, ...] = ()
-    disturbed: float = 0.0
 
     def weights(self, model: Model) -> torch.Tensor | None:
         """Return what each output's loss counts, (outputs,), 1 on average over the images."""
@@ -70,9 +65,8 @@ class Course:
         parts = [part for part in parts if len(part) > 1]
 
         # Drawn here: the threads that decode may take turns in any order.
-        changed = self.augment or self._disturbs
-        seeds = shuffle.integers(1 << 62, size=len(parts) if changed else 0)
-        tasks = list(zip(parts, seeds if changed else parts, strict=True))
+        seeds = shuffle.integers(1 << 62, size=len(parts) if self.augment else 0)
+        tasks = list(zip(parts, seeds if self.augment else parts, strict=True))
 
         def pixels(task: tuple[npt.NDArray[np.int64], Any]) -> npt.NDArray[np.uint8]:
             chosen, seed = task
@@ -81,14 +75,9 @@ class Course:
             if extra is not None and len(rest):
                 found.append(extra.pixels(rest - len(self.train)))
             whole = np.concatenate(found)
-            if not changed:
+            if not self.augment:
                 return whole
-            generator = np.random.default_rng(seed)
-            whole = augment(whole, self.augment, generator)
-            if self._disturbs:
-                few = generator.permutation(len(whole))[: round(self.disturbed * len(whole))]
-                whole[few] = augment(whole[few], DISTURBANCES, generator)
-            return whole
+            return augment(whole, self.augment, np.random.default_rng(seed))
 
         workers = max(self.train.workers, extra.workers if extra is not None else 0)
         for (chosen, _), task in in_order(pixels, tasks, workers=workers):
@@ -97,10 +86,6 @@ class Course:
             inputs = self.train.preprocessing.apply(task.result())
             unknown = torch.full((len(chosen) - len(known),), UNLABELLED)
             yield torch.from_numpy(inputs), torch.cat([labels, unknown])
-
-    @property
-    def _disturbs(self) -> bool:
-        return self.teacher is not None and self.disturbed > 0
 
     def steps(self, size: int) -> int:
         """Count the batches of an epoch."""

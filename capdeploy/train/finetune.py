@@ -12,7 +12,7 @@ import torch
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.train.course import Batch, Course
-from capdeploy.train.imitate import Lesson
+from capdeploy.train.imitate import lesson
 from capdeploy.train.loop import Keeper, Settings, make_optimizer, step, train
 from capdeploy.values.report import Training
 
@@ -79,12 +79,11 @@ def find_rate(model: Model, course: Course, settings: Settings) -> float:
     Smith, Cyclical learning rates for training neural networks, WACV 2017, section 3.3.
     """
     module = model.copy_module().to(settings.device).train()
-    lesson = Lesson(course.teacher, course.weights(model)).to(settings.device)
-    optimizer = make_optimizer(module, settings, RANGE_LOW, lesson)
+    optimizer = make_optimizer(module, settings, RANGE_LOW)
     rates = np.geomspace(RANGE_LOW, RANGE_HIGH, RANGE_STEPS)
     batches = _endless(model, course, settings)
     smooth, best, found = 0.0, math.inf, RANGE_LOW
-    with lesson.of(module) as loss_of:
+    with lesson(module, course.teacher, course.weights(model)) as loss_of:
         for number, rate in enumerate(rates):
             optimizer.param_groups[0]["lr"] = float(rate)
             loss = step(loss_of, module, next(batches), optimizer, settings)

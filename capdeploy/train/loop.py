@@ -15,7 +15,7 @@ from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.train.course import Batch, Course
 from capdeploy.train.evaluate import accuracy
-from capdeploy.train.imitate import Lesson
+from capdeploy.train.imitate import lesson
 from capdeploy.values.report import Epoch, Training
 
 
@@ -124,8 +124,7 @@ def train(
     module = model.copy_module()
     judge = model.with_module(module)
     module.to(settings.device)
-    lesson = Lesson(course.teacher, course.weights(model)).to(settings.device)
-    optimizer = make_optimizer(module, settings, peak, lesson)
+    optimizer = make_optimizer(module, settings, peak)
     progress = keeper.restore(module, optimizer) if keeper is not None else None
     if progress is None:
         progress = Progress.begin(_validate(judge, course, settings), module, settings.seed)
@@ -135,9 +134,7 @@ def train(
     for number in range(len(progress.history) + 1, settings.epochs + 1):
         began = time.monotonic()
         heard = f"val {progress.best:.1%}"
-        loss = _epoch(
-            judge, course, lesson, settings, optimizer, rates, progress.shuffle, say, heard
-        )
+        loss = _epoch(judge, course, settings, optimizer, rates, progress.shuffle, say, heard)
         diverged = not math.isfinite(loss)
         top1 = _validate(judge, course, settings)
         epoch = Epoch(
@@ -166,7 +163,6 @@ def train(
 def _epoch(
     judge: Model,
     course: Course,
-    lesson: Lesson,
     settings: Settings,
     optimizer: torch.optim.Optimizer,
     rates: Rates,
@@ -179,9 +175,8 @@ def _epoch(
     total, images = 0.0, 0
     module = judge.module
     module.train()
-    with lesson.of(module) as loss_of:
+    with lesson(module, course.teacher, course.weights(judge)) as loss_of:
         for batch in course.batches(judge, settings.batch_size, shuffle):
-            lesson.left = 1 - rates.done / max(1, rates.steps)
             optimizer.param_groups[0]["lr"] = rates.next()
             loss = step(loss_of, module, batch, optimizer, settings)
             if not math.isfinite(loss):
@@ -211,16 +206,13 @@ def step(
     return float(loss.detach())
 
 
-def make_optimizer(
-    module: nn.Module, settings: Settings, rate: float, lesson: Lesson
-) -> torch.optim.Optimizer:
-    """Make the optimizer that the settings ask for, of a network and of what its lesson learns."""
-    parameters = [*module.parameters(), *lesson.parameters()]
+def make_optimizer(module: nn.Module, settings: Settings, rate: float) -> torch.optim.Optimizer:
+    """Make the optimizer that the settings ask for."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=rate, momentum=0.9, weight_decay=settings.weight_decay
+            module.parameters(), lr=rate, momentum=0.9, weight_decay=settings.weight_decay
         )
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=settings.weight_decay)
 
 
 class Rates:

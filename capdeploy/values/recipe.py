@@ -10,7 +10,7 @@ from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.noun import SCHEMA_VERSION, Argument, Noun
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
-Augmentation = Literal["shift", "flip", "colour", "warp", "light"]
+Augmentation = Literal["shift", "flip", "colour"]
 
 
 class Common(Noun):
@@ -121,12 +121,6 @@ class Recipe(Common):
     distill: bool = True
     dropped_images: float = Field(
         default=3.0, ge=0, description="unlabelled images of dropped classes per kept-class image"
-    )
-    disturbed: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="share of the images that are warped and put into another light to distil on",
     )
     temperature: float = Field(default=4.0, gt=0)
 
