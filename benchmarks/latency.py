@@ -56,8 +56,8 @@ def rows(rest: list[str], allocation: str, seed: str) -> None:
         accuracy = metrics.accuracy[-1]
         low, high = accuracy.interval
         print(
-            f"| {metrics.name} | {allocation} | {seed} | {search.budget_ms:.3g} | "
-            f"{search.result.measured_ms:.3g} | {search.estimate_error:+.0%} | "
+            f"| {metrics.name} | {allocation} | {seed} | {search.budget:.3g} | "
+            f"{search.result.measured:.3g} | {search.estimate_error:+.0%} | "
             f"{len(search.trials)} | {spent.get(metrics.name, 0):.0f} | "
             f"{metrics.after.macs / 1e6:.1f} M | "
             f"{accuracy.top1:.1%} [{low * 100:.1f}, {high * 100:.1f}] |",

@@ -25,6 +25,7 @@ LISTS = frozenset(
         "max_params",
         "max_size",
         "max_latency",
+        "max_rss",
         "speedup",
         "precision",
         "track",

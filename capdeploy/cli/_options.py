@@ -97,6 +97,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--max-size", Words(), "Largest ONNX file: 50%, 2MiB; several are fine."),
     ("--max-latency", Words(), "Slowest answer, measured: 3ms, p90=3ms, or 50% of the head-cut's."),
     ("--speedup", Words(), "How many times faster than the head-cut network, measured: 4x."),
+    ("--max-rss", Words(), "Most memory of a process that answers, measured: 90MiB or 70%."),
     ("--tolerance", float, "How far below a limit is near enough, a share."),
     (
         "--allocation",

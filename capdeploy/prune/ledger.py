@@ -12,6 +12,8 @@ from capdeploy.values.latency import LatencyTable
 NODE_BYTES = 600
 """What an ONNX graph spends on a layer besides its weights: name, attributes, shapes."""
 
+WEIGHTY = frozenset({"size", "rss"})
+
 
 def size_of(cost: Cost, layers: int) -> float:
     """Estimate the bytes of an ONNX file in single precision."""
@@ -25,8 +27,9 @@ class Meter:
     Parameters
     ----------
     quantity : str
-        ``macs``, ``parameters``, ``size`` (bytes), ``latency`` (ms, estimated from the layers'
-        times) or ``channels`` (of the groups).
+        ``macs``, ``parameters``, ``size`` (bytes), ``rss`` (by the bytes of the weights, the part
+        of it that a plan can change), ``latency`` (ms, estimated from the layers' times) or
+        ``channels`` (of the groups).
     table : LatencyTable | None
         The layers' times; only ``latency`` needs them.
     """
@@ -40,7 +43,7 @@ class Meter:
             return sum(
                 self.layer(each, each.out_channels, each.in_channels) for each in geometry.layers
             )
-        if self.quantity == "size":
+        if self.quantity in WEIGHTY:
             return size_of(geometry.cost(), len(geometry.layers))
         return float(getattr(geometry.cost(), self.quantity, 0))
 
@@ -51,7 +54,7 @@ class Meter:
         cost = layer.cost(round(out), round(out if layer.kind == "depthwise" else into))
         if self.quantity == "macs":
             return float(cost.macs)
-        return float(cost.parameters) * (4.0 if self.quantity == "size" else 1.0)
+        return float(cost.parameters) * (4.0 if self.quantity in WEIGHTY else 1.0)
 
 
 class Ledger:

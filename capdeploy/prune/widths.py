@@ -13,6 +13,8 @@ from capdeploy.prune.votes import group_scores
 from capdeploy.values.budget import Budget
 from capdeploy.values.group import Group
 
+MEASURED = frozenset({"latency", "rss"})
+
 
 def width_kept(width: int, ratio: float, align: int) -> int:
     """Say how many of a group's channels remain.
@@ -71,10 +73,10 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
         ground.geometry, rooms, caps, even=budget.allocation == "uniform",
         price=_price(ground, budget),
     )  # fmt: skip
-    # A latency is only estimated here; whether it is met, measuring tells.
+    # A latency or a memory is only estimated here; whether it is met, measuring tells.
     judged = [
         (cap, value) for cap, value in zip(caps, left, strict=True)
-        if cap.meter.quantity != "latency"
+        if cap.meter.quantity not in MEASURED
     ]  # fmt: skip
     for cap, value in judged:
         if not cap.holds(value):
@@ -96,7 +98,7 @@ def _caps(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[allocat
     for limit in (budget.limit, *budget.also):
         meter = ground.meter(limit.quantity)
         most = limit.most * (meter.whole(ground.geometry) if limit.share else 1.0)
-        tolerance = 1.0 if limit.quantity == "latency" else budget.tolerance
+        tolerance = 1.0 if limit.measured else budget.tolerance
         caps.append(allocate.Cap(meter, most, tolerance))
     return caps
 

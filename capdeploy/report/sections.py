@@ -78,9 +78,10 @@ def _budgets_ms(report: RunReport, row: Row) -> list[float]:
     """List the budgets that stand on the plot's own axis: p50, in the same place as its rows."""
     at = row.settings
     found = [
-        metrics.search.budget_ms
+        metrics.search.budget
         for metrics in report.models
-        if metrics.search is not None and metrics.search.percentile == 50
+        if metrics.search is not None
+        and (metrics.search.unit, metrics.search.percentile) == ("ms", 50)
         and (metrics.search.runtime, metrics.search.device, metrics.search.threads)
         == (at.runtime, at.device, at.threads)
     ]  # fmt: skip
@@ -227,15 +228,16 @@ def _candidates(plan: PruningPlan) -> Table:
     search = plan.search
     trials = search.trials if search is not None else ()
     rows = tuple(
-        (str(place + 1), tables.count(trial.macs), tables.milliseconds(trial.estimated_ms),
-         tables.milliseconds(trial.measured_ms),
-         f"{trial.estimated_ms / trial.measured_ms - 1:+.0%}",
+        (str(place + 1), tables.count(trial.macs), tables.milliseconds(trial.estimated),
+         tables.milliseconds(trial.measured),
+         f"{trial.estimated / trial.measured - 1:+.0%}",
          "taken" if search is not None and place == search.chosen else "")
         for place, trial in enumerate(trials)
     )  # fmt: skip
     note = (search.sentence,) if search is not None else ()
-    columns = ("candidate", "MACs", "estimated ms", "measured ms", "estimate off by", "")
-    return Table("Search for the latency", columns, rows, note)
+    unit = search.unit if search is not None else "ms"
+    columns = ("candidate", "MACs", f"estimated {unit}", f"measured {unit}", "estimate off by", "")
+    return Table("Search for the budget", columns, rows, note)
 
 
 def parity(report: RunReport) -> Table:

@@ -1,4 +1,4 @@
-"""Candidates for a latency budget: drawn, cut, exported, and measured in turns with the start."""
+"""Candidates for a budget that is measured: drawn, cut, exported, measured beside the start."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from capdeploy import workplace
-from capdeploy.bench import environment
+from capdeploy.bench import environment, memory
 from capdeploy.bench.child import ChildDiedError
 from capdeploy.bench.contest import Sampling
 from capdeploy.bench.processes import NotHereError, Processes
@@ -30,8 +30,10 @@ from capdeploy.values.report import Settings
 
 MOST = 12
 BLOCKS, ROUNDS = 2, 8
+PEAKS = 3
+"""Processes whose median is the peak memory; allocators differ by a little."""
 TOLERANCE = 0.03
-"""How far below a latency budget is near enough, a share."""
+"""How far below such a budget is near enough, a share."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,18 @@ class Hunt:
     cache: Path
     say: Say
     points: list[Point] = field(default_factory=list)
+    fixed: float = 0.0
+    """What stays however small the network becomes, if that is known."""
+    quantity: ClassVar[Literal["latency", "rss"]] = "latency"
+    unit: ClassVar[Literal["ms", "MiB"]] = "ms"
 
     def begin(self, start: PruningPlan) -> None:
         """Export the head-cut network, measure it against itself, and read the budget by it."""
         self.base_file = self._export(start, "base")
-        self.whole = self.ground.meter("latency").whole(self.ground.geometry)
-        self.base_ms = statistics.median(base for base, _ in self._measure(self.base_file)[0])
+        self.whole = self.ground.meter(self.quantity).whole(self.ground.geometry)
+        self.base = statistics.median(base for base, _ in self._measure(self.base_file)[0])
         limit = self._limit
-        self.most_ms = limit.most * (self.base_ms if limit.share else 1.0)
+        self.most = limit.most * (self.base if limit.share else 1.0)
 
     @property
     def _limit(self) -> Limit:
@@ -95,9 +101,9 @@ class Hunt:
         return plan.model_copy(update={"budget": self.budget})
 
     def estimate(self, plan: PruningPlan) -> float:
-        """Sum the layers' times at a plan's widths."""
+        """Sum what the layers count at a plan's widths."""
         kept = {cut.layer: cut for cut in plan.layers}
-        meter, total = self.ground.meter("latency"), 0.0
+        meter, total = self.ground.meter(self.quantity), 0.0
         for layer in self.ground.geometry.layers:
             cut = kept.get(layer.layer)
             out = layer.out_channels if cut is None or cut.kept_out is None else len(cut.kept_out)
@@ -113,28 +119,29 @@ class Hunt:
         file = self._export(plan, f"candidate-{len(self.points)}")
         rounds, cached = self._measure(file)
         # What both sides suffered in a round cancels.
-        measured = self.base_ms * statistics.median(head / base for base, head in rounds)
+        measured = self.base * statistics.median(head / base for base, head in rounds)
         estimate = self.estimate(plan)
         trial = Trial(
             macs=plan.after.macs, parameters=plan.after.parameters,
-            estimated_ms=estimate / self.whole * self.base_ms if self.whole else 0.0,
-            measured_ms=measured, cached=cached,
+            estimated=self.fixed + estimate / self.whole * (self.base - self.fixed),
+            measured=measured, cached=cached,
         )  # fmt: skip
         self.points.append(Point(plan, estimate, trial))
         self.say.note(
             f"candidate {len(self.points)} of at most {MOST}: {trial.macs / 1e6:.4g} M MACs, "
-            f"estimated {trial.estimated_ms:.3g} ms, measured {measured:.3g} ms"
-            f"{' (kept from an earlier run)' if trial.cached else ''}; budget {self.most_ms:.3g} ms"
+            f"estimated {trial.estimated:.3g} {self.unit}, measured {measured:.3g} {self.unit}"
+            f"{' (kept from an earlier run)' if trial.cached else ''}; budget {self.most:.3g} "
+            f"{self.unit}"
         )
         return self.points[-1]
 
     def fits(self, point: Point) -> bool:
         """Tell whether a candidate is within the budget."""
-        return point.trial.measured_ms <= self.most_ms
+        return point.trial.measured <= self.most
 
     def near(self, point: Point) -> bool:
         """Tell whether it is within the budget, and near enough to it."""
-        return self.fits(point) and point.trial.measured_ms >= self.most_ms * (1 - TOLERANCE)
+        return self.fits(point) and point.trial.measured >= self.most * (1 - TOLERANCE)
 
     def _export(self, plan: PruningPlan, name: str) -> Path:
         # Not simplified: what onnxsim folds, the runtimes fold as well.
@@ -147,15 +154,12 @@ class Hunt:
 
         Returns each round's latencies of both in ms, and whether an earlier run measured them.
         """
-        settings = Settings(bundle="candidate", **vars(self.place))
-        here = [environment.read().fingerprint, settings.model_dump(), self._limit.percentile]
-        key = hashlib.sha256(json.dumps([*here, digest(self.base_file), digest(file)]).encode())
-        kept = self.cache / f"candidate-{key.hexdigest()[:20]}.json"
+        kept = self._kept(file)
         if stored := _pairs(workplace.recall(kept)):
             return stored, True
         sampling = Sampling(rounds=ROUNDS, percentile=self._limit.percentile)
         try:
-            blocks = Processes(self.base_file, file, settings, sampling).blocks(BLOCKS)
+            blocks = Processes(self.base_file, file, self.settings, sampling).blocks(BLOCKS)
         except NotHereError as error:
             raise MissingDeviceError(str(error)) from error
         except ChildDiedError as error:
@@ -167,14 +171,71 @@ class Hunt:
         workplace.remember(kept, rounds)
         return rounds, False
 
+    @property
+    def settings(self) -> Settings:
+        """How candidates run."""
+        return Settings(bundle="candidate", **vars(self.place))
+
+    def _kept(self, file: Path) -> Path:
+        """Say where a measurement of this graph beside the start is kept."""
+        what = [
+            environment.read().fingerprint, self.settings.model_dump(), self._limit.percentile,
+            digest(self.base_file), digest(file), self.quantity,
+        ]  # fmt: skip
+        key = hashlib.sha256(json.dumps(what).encode())
+        return self.cache / f"candidate-{key.hexdigest()[:20]}.json"
+
+    def impossible(self, point: Point) -> str:
+        """Say why not even the narrowest network fits."""
+        trial, table = point.trial, self.ground.latency
+        layers = 0 if table is None else len(table.layers)
+        start = 0.0 if table is None else min(table.start_ms * layers, trial.measured)
+        return (
+            f"the fastest network that can be cut takes {trial.measured:.3g} ms in "
+            f"{self.place.runtime} ({trial.macs / 1e6:.3g} M MACs), the budget is "
+            f"{self.most:.3g} ms; about {start:.2g} ms of it is starting {layers} layers"
+        )
+
     def record(self, point: Point) -> PruningPlan:
         """Write down how the budget was met."""
         search = Search(
-            **vars(self.place), percentile=self._limit.percentile, budget_ms=self.most_ms,
-            base_ms=self.base_ms, trials=tuple(each.trial for each in self.points),
+            **vars(self.place), unit=self.unit, percentile=self._limit.percentile,
+            budget=self.most, base=self.base, trials=tuple(each.trial for each in self.points),
             chosen=self.points.index(point),
         )  # fmt: skip
         return point.plan.model_copy(update={"search": search})
+
+
+@dataclass
+class MemoryHunt(Hunt):
+    """Candidates for a budget of memory: each answers in a process of its own.
+
+    The estimate is that of the weights; what Python and the runtime's library take before any
+    graph is opened stays as it is.
+    """
+
+    quantity: ClassVar[Literal["latency", "rss"]] = "rss"
+    unit: ClassVar[Literal["ms", "MiB"]] = "MiB"
+
+    def _measure(self, file: Path) -> tuple[list[tuple[float, float]], bool]:
+        kept = self._kept(file)
+        stored = _pairs(workplace.recall(kept))
+        found = stored or [memory.peak(file, self.settings) for _ in range(PEAKS)]
+        if not stored:
+            workplace.remember(kept, found)
+        before, peak = (statistics.median(values) for values in zip(*found, strict=True))
+        self.fixed = before
+        if file == self.base_file:
+            return [(peak, peak)], bool(stored)
+        return [(self.base, peak)], bool(stored)
+
+    def impossible(self, point: Point) -> str:
+        """Say why not even the narrowest network fits."""
+        return (
+            f"the smallest network that can be cut takes {point.trial.measured:.4g} MiB in "
+            f"{self.place.runtime}, the budget is {self.most:.4g} MiB; {self.fixed:.4g} MiB of it "
+            "are Python and the runtime, before any graph is opened"
+        )
 
 
 def _pairs(stored: Any) -> list[tuple[float, float]]:

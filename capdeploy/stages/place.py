@@ -30,8 +30,8 @@ class Place:
 
 
 def require(recipe: Recipe) -> None:
-    """Stop before any work if a latency is asked for where none can be measured."""
-    if any(budget.of_latency for budget in recipe.budgets()):
+    """Stop before any work if something is to be measured where nothing can be."""
+    if any(budget.of_latency or budget.measured for budget in recipe.budgets()):
         place = place_of(recipe)
         if place.device not in RUNTIMES.load(place.runtime).devices():
             raise MissingDeviceError(f"no such device: {place.runtime} sees no {place.device} here")

@@ -1,4 +1,4 @@
-"""Meets a latency budget: measures candidates on both sides of it until one fits."""
+"""Meets a budget that is measured: tries candidates on both sides of it until one fits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
-from capdeploy.stages.hunt import MOST, TOLERANCE, Hunt, Point
+from capdeploy.stages.hunt import MOST, TOLERANCE, Hunt, MemoryHunt, Point
 from capdeploy.stages.place import Place, place_of
 from capdeploy.values.budget import Budget
 from capdeploy.values.plan import PruningPlan
@@ -21,7 +21,7 @@ from capdeploy.values.recipe import Recipe
 def draw(
     recipe: Recipe, full: Model, ground: Ground, start: PruningPlan, budget: Budget, say: Say
 ) -> PruningPlan:
-    """Answer a budget: latencies by a search, everything else by reckoning.
+    """Answer a budget: latencies and memory by a search, everything else by reckoning.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def draw(
     PruningPlan
         The plan.
     """
-    if budget.limit is None or budget.limit.quantity != "latency":
+    if not budget.measured:
         return planning.draw(ground, budget)
     place = place_of(recipe)
     return meet(full, ground, start, budget, place, cache=workplace.cache(), say=say)
@@ -59,7 +59,7 @@ def meet(
     cache: Path,
     say: Say,
 ) -> PruningPlan:
-    """Find the largest network of an order of cuts that meets a latency budget.
+    """Find the largest network of an order of cuts that meets a budget that is measured.
 
     Candidates lie on one line: the order in which the allocation gives channels up. The layers'
     times say where on it to look first; then measurements on both sides of the budget narrow it
@@ -74,9 +74,9 @@ def meet(
     start : PruningPlan
         Cuts the head alone.
     budget : Budget
-        A limit of latency.
+        A limit of latency or memory.
     place : Place
-        Where latency counts.
+        Where it counts.
     cache : Path
         Folder in which measurements are kept.
     say : Say
@@ -91,31 +91,33 @@ def meet(
     Raises
     ------
     BudgetError
-        If the smallest network that can be cut is still too slow.
+        If the smallest network that can be cut is still too slow or too large.
     """
     say.step(
         f"search {budget.name} in {place.runtime} on {place.device}, {place.threads} thread(s)"
     )
     with tempfile.TemporaryDirectory(prefix="capdeploy-search-") as folder:
-        return answer(Hunt(full, ground, budget, place, Path(folder), cache, say), start)
+        memory = budget.limit is not None and budget.limit.quantity == "rss"
+        kind = MemoryHunt if memory else Hunt
+        return answer(kind(full, ground, budget, place, Path(folder), cache, say), start)
 
 
 def answer(hunt: Hunt, start: PruningPlan) -> PruningPlan:
     """Measure the head-cut network, then candidates until one answers the budget; see `meet`."""
     hunt.begin(start)
-    top = (hunt.whole, hunt.base_ms)
+    top = (hunt.whole, hunt.base)
     if hunt.budget.also:
         # Smaller may be fast enough already: then the other limits are what binds.
         point = hunt.try_out(hunt.draw(hunt.whole))
         if hunt.fits(point):
             return hunt.record(point)
-        top = (point.estimate, point.trial.measured_ms)
-    elif hunt.most_ms >= hunt.base_ms:
-        hunt.say.note(f"the head-cut network takes {hunt.base_ms:.3g} ms: nothing has to go")
+        top = (point.estimate, point.trial.measured)
+    elif hunt.most >= hunt.base:
+        hunt.say.note(f"the head-cut network takes {hunt.base:.3g} {hunt.unit}: nothing has to go")
         hunt.try_out(start.model_copy(update={"budget": hunt.budget}))
         return hunt.record(hunt.points[0])
     best = narrow_down(hunt, top)
-    short = 1 - best.trial.measured_ms / hunt.most_ms
+    short = 1 - best.trial.measured / hunt.most
     if short > TOLERANCE:
         hunt.say.note(
             f"{hunt.budget.name}: no candidate lies nearer than {short:.0%} below the budget"
@@ -128,10 +130,11 @@ def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
 
     The largest network that may be is at the `top`: its estimate and its measured ms.
     """
-    slow = [top or (hunt.whole, hunt.base_ms)]
+    slow = [top or (hunt.whole, hunt.base)]
     fast: Point | None = None
-    aim = hunt.most_ms * (1 - TOLERANCE / 2)
-    target = min(0.985, aim / slow[0][1]) * slow[0][0]
+    aim = hunt.most * (1 - TOLERANCE / 2)
+    room = slow[0][1] - hunt.fixed
+    target = min(0.985, (aim - hunt.fixed) / room if room > 0 else 0.0) * slow[0][0]
     # The last measurement is kept for the smallest network, in case nothing else fits.
     while len(hunt.points) < MOST - (fast is None):
         known = len(hunt.points)
@@ -144,8 +147,8 @@ def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
                 return fast
             point = smallest(hunt)
         if not hunt.fits(point):
-            slow.append((point.estimate, point.trial.measured_ms))
-        elif fast is None or point.trial.measured_ms > fast.trial.measured_ms:
+            slow.append((point.estimate, point.trial.measured))
+        elif fast is None or point.trial.measured > fast.trial.measured:
             fast = point
         target = _between(slow, fast, aim)
     return fast or smallest(hunt)
@@ -155,8 +158,8 @@ def _between(slow: list[tuple[float, float]], fast: Point | None, aim: float) ->
     """Say where to look next: on the line through both sides, never too near to either."""
     high, slowest = min(slow)
     if fast is not None:
-        low, rise = fast.estimate, slowest - fast.trial.measured_ms
-        share = (aim - fast.trial.measured_ms) / rise if rise > 0 else 0.5
+        low, rise = fast.estimate, slowest - fast.trial.measured
+        share = (aim - fast.trial.measured) / rise if rise > 0 else 0.5
         return low + (high - low) * min(0.9, max(0.1, share))
     if len(slow) == 1:
         return high * min(0.985, aim / slowest)
@@ -172,12 +175,7 @@ def smallest(hunt: Hunt) -> Point:
     point = hunt.try_out(hunt.draw(0.0))
     if hunt.fits(point):
         return point
-    trial, table = point.trial, hunt.ground.latency
-    layers = 0 if table is None else len(table.layers)
-    start = 0.0 if table is None else min(table.start_ms * layers, trial.measured_ms)
     raise BudgetError(
-        f"{hunt.budget.name} cannot be met: the fastest network that can be cut takes "
-        f"{trial.measured_ms:.3g} ms in {hunt.place.runtime} ({trial.macs / 1e6:.3g} M MACs), the "
-        f"budget is {hunt.most_ms:.3g} ms; about {start:.2g} ms of it is starting {layers} layers; "
-        "ask for less, or lower --align and --floor"
+        f"{hunt.budget.name} cannot be met: {hunt.impossible(point)}; ask for less, or lower "
+        "--align and --floor"
     )

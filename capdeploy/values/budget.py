@@ -9,12 +9,15 @@ from pydantic import Field, model_validator
 
 from capdeploy.values.noun import Noun
 
+MIB = 1 << 20
+
 
 class Limit(Noun):
     """The most that a compressed network may have of something."""
 
-    quantity: Literal["macs", "parameters", "size", "latency"] = Field(
-        description="size: bytes of ONNX, fp32; latency: ms of one image, measured"
+    quantity: Literal["macs", "parameters", "size", "latency", "rss"] = Field(
+        description="size: bytes of ONNX, fp32; measured: latency, ms of one image, and rss, MiB "
+        "of a process at its peak"
     )
     most: float = Field(gt=0, description="a count, or a share of the head-cut network's")
     share: bool = Field(description="whether `most` is a share, (0, 1]")
@@ -33,7 +36,7 @@ class Limit(Noun):
         Parameters
         ----------
         quantity : str
-            ``macs``, ``parameters``, ``size``, ``latency`` or ``speedup``.
+            ``macs``, ``parameters``, ``size``, ``latency``, ``speedup`` or ``rss``.
         text : str
             ``50%``, or a number with k, M, G (powers of ten) or KiB, MiB, GiB behind it; of a
             latency ``50%``, ``3ms`` or ``p90=3ms``; of a speed-up ``4x``.
@@ -64,19 +67,28 @@ class Limit(Noun):
         power = {"": 0, "B": 0, "%": 0, "k": 1, "K": 1, "M": 2, "G": 3}[unit[:1]]
         scale = (1024 if "i" in unit else 1000) ** power
         number = float(found[1]) * (0.01 if unit == "%" else scale)
+        if quantity == "rss" and unit != "%":
+            number /= MIB
         return cls.from_plain(
             {"quantity": quantity, "most": number, "share": unit == "%"}, source=f"limit {text}"
         )
 
     @property
+    def measured(self) -> bool:
+        """Whether only building and measuring tells if it holds."""
+        return self.quantity in ("latency", "rss")
+
+    @property
     def name(self) -> str:
-        """A word for folders: ``macs-50pct``, ``size-2M``, ``latency-p90-3ms``."""
+        """A word for folders: ``macs-50pct``, ``size-2M``, ``latency-p90-3ms``, ``rss-90MiB``."""
         if self.quantity == "latency":
             tail = "" if self.percentile == 50 else f"p{self.percentile}-"
             size = f"{self.most * 100:.4g}pct" if self.share else f"{self.most:g}ms"
             return f"latency-{tail}{size}"
         if self.share:
             return f"{self.quantity}-{self.most * 100:g}pct"
+        if self.quantity == "rss":
+            return f"rss-{self.most:.4g}MiB"
         for unit, step in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
             if self.most >= step:
                 return f"{self.quantity}-{self.most / step:.4g}{unit}"
@@ -86,6 +98,8 @@ class Limit(Noun):
         if self.quantity == "latency":
             most = f"{self.most:.4g} of the head-cut network" if self.share else f"{self.most:g} ms"
             return f"p{self.percentile} latency <= {most}"
+        if self.quantity == "rss" and not self.share:
+            return f"peak RSS <= {self.most:.4g} MiB"
         return f"{self.quantity} <= " + (
             f"{self.most:.4g}" if not self.share else f"{self.most:.4g} of the head-cut network"
         )
@@ -144,8 +158,11 @@ class Budget(Noun):
         if self.also and self.limit is None:
             raise ValueError("a ratio and limits cannot be met together; leave out one of them")
         quantities = [each.quantity for each in (self.limit, *self.also) if each is not None]
-        if len(set(quantities)) != len(quantities) or "latency" in quantities[1:]:
-            raise ValueError("limits that are met together are of different things")
+        if len(set(quantities)) != len(quantities) or any(each.measured for each in self.also):
+            raise ValueError(
+                "limits that are met together are of different things, and one of them is "
+                "measured at most (a latency or a memory)"
+            )
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise ValueError(
                 f"ratio {self.ratio:g} is outside [0, 1): 0 cuts the head alone, "
@@ -186,6 +203,11 @@ class Budget(Noun):
         if self.limit is None:
             return f"ratio-{self.ratio:g}"
         return "-and-".join(limit.name for limit in (self.limit, *self.also))
+
+    @property
+    def measured(self) -> bool:
+        """Whether candidates have to be measured for it."""
+        return self.limit is not None and self.limit.measured
 
     @property
     def of_latency(self) -> bool:

@@ -100,21 +100,24 @@ class Trial(Noun):
 
     macs: int = Field(ge=0)
     parameters: int = Field(ge=0)
-    estimated_ms: float = Field(ge=0, description="from the layers' times")
-    measured_ms: float = Field(gt=0)
+    estimated: float = Field(ge=0, description="from the layers' times, or their weights")
+    measured: float = Field(gt=0)
     cached: bool = Field(default=False, description="measured by an earlier run on this machine")
 
 
 class Search(Noun):
-    """How a latency budget was met: candidates, measured against the head-cut network in turns."""
+    """How a budget was met that has to be measured, a latency or a memory: all candidates."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
     runtime: str
     device: str
     threads: int = Field(ge=1)
-    percentile: float = Field(gt=0, lt=100)
-    budget_ms: float = Field(gt=0)
-    base_ms: float = Field(gt=0, description="of the head-cut network")
+    unit: Literal["ms", "MiB"] = Field(
+        default="ms", description="of all its numbers: latency in ms, peak memory in MiB"
+    )
+    percentile: float = Field(default=50.0, gt=0, lt=100, description="of a latency")
+    budget: float = Field(gt=0)
+    base: float = Field(gt=0, description="of the head-cut network")
     trials: tuple[Trial, ...] = Field(min_length=1)
     chosen: int = Field(ge=0, description="position among the trials")
 
@@ -126,15 +129,16 @@ class Search(Noun):
     @property
     def estimate_error(self) -> float:
         """How far the estimate was from the measurement, as a share of the latter."""
-        return self.result.estimated_ms / self.result.measured_ms - 1
+        return self.result.estimated / self.result.measured - 1
 
     @property
     def sentence(self) -> str:
         """What was asked, estimated and measured, in one line."""
-        found = self.result
+        found, unit = self.result, self.unit
+        what = f"p{self.percentile:g} latency" if unit == "ms" else "peak RSS"
         return (
-            f"p{self.percentile:g} latency in {self.runtime} on {self.device}, {self.threads} "
-            f"thread(s): {found.measured_ms:.3g} ms measured, budget {self.budget_ms:.3g} ms, "
-            f"estimated {found.estimated_ms:.3g} ms ({self.estimate_error:+.0%}), head cut "
-            f"{self.base_ms:.3g} ms; {len(self.trials)} candidate(s) tried"
+            f"{what} in {self.runtime} on {self.device}, {self.threads} "
+            f"thread(s): {found.measured:.3g} {unit} measured, budget {self.budget:.3g} {unit}, "
+            f"estimated {found.estimated:.3g} {unit} ({self.estimate_error:+.0%}), head cut "
+            f"{self.base:.3g} {unit}; {len(self.trials)} candidate(s) tried"
         )

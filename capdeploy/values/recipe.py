@@ -97,6 +97,9 @@ class Recipe(Common):
         default=(), description="of one image, measured: 3ms, p90=3ms, 50%"
     )
     speedup: tuple[str, ...] = Field(default=(), description="4x the head-cut network's speed")
+    max_rss: tuple[str, ...] = Field(
+        default=(), description="peak memory of a process that answers, measured: 90MiB, 70%"
+    )
     together: bool = Field(default=False, description="all limits hold for one bundle")
     tolerance: float = Field(default=0.02, gt=0, le=1, description="how far below a limit is met")
     allocation: Literal["uniform", "global", "sensitivity", "latency"] | None = Field(
@@ -152,8 +155,10 @@ class Recipe(Common):
             raise ValueError("a ratio is given twice")
         if len(self.budgets()) != len({budget.name for budget in self.budgets()}):
             raise ValueError("a budget is given twice")
-        if self.steps > 1 and (self.max_latency or self.speedup):
-            raise ValueError("a latency is met in one step; leave out steps, or limit the MACs")
+        if self.steps > 1 and (self.max_latency or self.speedup or self.max_rss):
+            raise ValueError(
+                "what is measured is met in one step; leave out steps, or limit the MACs"
+            )
         return self
 
     def budgets(self) -> tuple[Budget, ...]:
@@ -171,7 +176,7 @@ class Recipe(Common):
         }  # fmt: skip
         asked = (
             ("macs", self.max_macs), ("parameters", self.max_params), ("size", self.max_size),
-            ("latency", self.max_latency), ("speedup", self.speedup),
+            ("latency", self.max_latency), ("speedup", self.speedup), ("rss", self.max_rss),
         )  # fmt: skip
         limits = [Limit.parse(quantity, text) for quantity, texts in asked for text in texts]
         if self.together:
@@ -185,13 +190,13 @@ class Recipe(Common):
         )  # fmt: skip
 
     def _joint(self, limits: list[Limit], rest: dict[str, Any]) -> Budget:
-        """Make one budget of all limits; a latency, which is searched for, comes first."""
+        """Make one budget of all limits; what is measured is searched for and comes first."""
         if len(limits) < 2 or self.ratio or self.steps > 1:
             raise ValueError(
                 "together needs two limits or more (max_macs, max_params, max_size, max_latency, "
-                "speedup), no ratio, and a single step"
+                "speedup, max_rss), no ratio, and a single step"
             )
-        first, *others = sorted(limits, key=lambda limit: limit.quantity != "latency")
+        first, *others = sorted(limits, key=lambda limit: not limit.measured)
         wanted = {"limit": first, "also": tuple(others)}
         return Budget(allocation=self.allocation or _fitting(first), **wanted, **rest)
 

@@ -62,9 +62,9 @@ def checked(text):
 def measured(run):
     """The shared run with a search and an interval of its own, as a latency budget leaves them."""
     report, plans = page.read(run.folder)
-    trial = Trial(macs=10, parameters=5, estimated_ms=1.0, measured_ms=0.9)
-    search = Search(runtime="onnxruntime", device="cpu", threads=1, percentile=50, budget_ms=1.0,
-                    base_ms=2.0, trials=(trial,), chosen=0)  # fmt: skip
+    trial = Trial(macs=10, parameters=5, estimated=1.0, measured=0.9)
+    search = Search(runtime="onnxruntime", device="cpu", threads=1, percentile=50, budget=1.0,
+                    base=2.0, trials=(trial,), chosen=0)  # fmt: skip
     plans["ratio-0.5"] = plans["ratio-0.5"].model_copy(update={"search": search})
     return report, plans
 
@@ -80,7 +80,7 @@ def test_the_page_holds_every_section_and_asks_for_nothing(measured):
     assert found.tags.count("svg") == 3  # accuracy, training, widths
     text = html.render(made)
     assert "capdeploy compress -c OUT/recipe.toml -o OUT" in text
-    assert "Search for the latency" in text
+    assert "Search for the budget" in text
     assert "+11%" in text  # of the estimate
 
 
