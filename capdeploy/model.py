@@ -59,6 +59,12 @@ class Model:
         return self.trace.head
 
     @property
+    def reject_output(self) -> int | None:
+        """The output that stands for none of the kept classes; None if there is none."""
+        kept = len(self.classes) if self.classes is not None else 0
+        return kept if self.head_cut and self.trace.outputs == kept + 1 else None
+
+    @property
     def geometry(self) -> NetworkGeometry:
         """Cost of every layer at any width."""
         return geometry(self.module, self.trace)

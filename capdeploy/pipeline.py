@@ -12,7 +12,7 @@ from capdeploy.progress import Say
 from capdeploy.prune import plan as planning
 from capdeploy.stages import Planned, journal
 from capdeploy.tracking import tracked
-from capdeploy.train import head
+from capdeploy.train import head, reject
 from capdeploy.values.journal import Begun
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import RunReport, Skipped
@@ -30,6 +30,8 @@ def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
     say.step("open checkpoint and data")
     inputs = stages.open_inputs(recipe, say)
     full, narrow, images = inputs.full, inputs.narrow, inputs.samples
+    if recipe.reject_class:
+        reject.require(full)
     if begun is not None:
         journal.require_same(begun, full)
         return Planned(full, narrow, images, begun.plans, begun.scored_images, begun.sensitivity)

@@ -79,7 +79,10 @@ def answers(bundle: Bundle, logits: npt.NDArray[np.float32]) -> tuple[Answer, ..
     kept = list(range(len(names)) if manifest.head_cut else manifest.classes.kept)
     rejection = trust.rejection if trust is not None else None
     chances = probabilities(logits, trust.temperature if trust is not None else 1.0)
-    scores = outsider_scores(logits[:, kept], rejection.score if rejection else "energy")
+    if rejection is not None and rejection.score == "reject output":
+        scores = outsider_scores(logits, rejection.score, manifest.reject_output)
+    else:
+        scores = outsider_scores(logits[:, kept], rejection.score if rejection else "energy")
     found = []
     for row, score in zip(chances, scores, strict=True):
         best = int(row[kept].argmax())

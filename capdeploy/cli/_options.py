@@ -141,6 +141,7 @@ SWITCHES: tuple[tuple[str, str], ...] = (
     ("--together/--apart", "All limits for one bundle, instead of a bundle for each."),
     ("--keep-head/--cut-head", "Leave the classifier as it is."),
     ("--distill/--no-distill", "Imitate the head-cut network while fine-tuning."),
+    ("--reject-class/--no-reject-class", "One more output, for images of no kept class."),
     ("--bench/--no-bench", "Measure the bundles at the end."),
 )
 

@@ -19,7 +19,7 @@ from capdeploy.model import Model, require_classes
 from capdeploy.observe.taps import evaluating
 from capdeploy.samples import Images
 from capdeploy.values.artifact import Artifact, Simplification
-from capdeploy.values.manifest import Manifest
+from capdeploy.values.manifest import REJECTED, Manifest
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import Metrics
 
@@ -149,6 +149,7 @@ def _facts(model: Model, plan: PruningPlan) -> dict[str, str]:
         "capdeploy.labels": json.dumps(classes.names),
         "capdeploy.class_ids": json.dumps(classes.kept),
         "capdeploy.head_cut": json.dumps(model.head_cut),
+        "capdeploy.reject_output": json.dumps(model.reject_output),
         "capdeploy.preprocessing": model.preprocessing.model_dump_json(),
         "capdeploy.strategy": plan.strategy,
         "capdeploy.budget": str(plan.budget),
@@ -196,9 +197,8 @@ def seal(
     targets = model.targets(torch.from_numpy(chosen.labels)).numpy()
     bundle.CheckImages(pixels, targets, logits).save(folder)
     (folder / bundle.PLAN).write_text(plan.to_json(), encoding="utf-8")
-    (folder / bundle.LABELS).write_text(
-        "".join(f"{name}\n" for name in classes.names), encoding="utf-8"
-    )
+    names = (*classes.names, *([] if model.reject_output is None else [REJECTED]))
+    (folder / bundle.LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     (folder / bundle.PREPROCESSING).write_text(model.preprocessing.to_json())
     (folder / bundle.RECIPE).write_text(recipe, encoding="utf-8")
     (folder / bundle.METRICS).write_text(metrics.to_json(), encoding="utf-8")
@@ -212,6 +212,7 @@ def seal(
         checkpoint=model.checkpoint,
         classes=classes,
         head_cut=model.head_cut,
+        reject_output=model.reject_output,
         preprocessing=model.preprocessing,
         cost=metrics.after,
         accuracy=metrics.accuracy[-1],

@@ -142,6 +142,15 @@ def trust(report: RunReport) -> list[Section]:
         "threshold fitted on held-out training images, 95 % of the kept ones accepted there"
     )
     shown = [Table("Confidence, and images of dropped classes", columns, tuple(rows), (note,))]
+    apart = tuple(
+        (metrics.name, score, f"{fitted.rejection.auroc[score]:.3f}", f"{share:.1%}")
+        for metrics, fitted in known if fitted.rejection is not None
+        for score, share in fitted.rejection.false_accepts.items()
+    )  # fmt: skip
+    if apart:
+        title = "Ways to tell images of dropped classes"
+        heads = ("model", "by", "AUROC", "accepted where 95 % of the kept are")
+        shown.append(Table(title, heads, apart))
     metrics, fitted = known[-1]
     if fitted.rejection is not None:
         names = report.classes.names

@@ -12,17 +12,18 @@ from capdeploy import __version__, bundle, rebuild, workplace
 from capdeploy.bundle import digest
 from capdeploy.errors import CapdeployError, ConfigError, StepFailedError
 from capdeploy.export import pack
-from capdeploy.model import Model
+from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import apply
 from capdeploy.stages.finishing import rewrite
 from capdeploy.stages.making import Made
+from capdeploy.train import reject
 from capdeploy.values.journal import Begun, Finished
 from capdeploy.values.recipe import Recipe
 
 JOURNAL = ".journal"
 BEGUN, FINISHED = "begun.json", "finished.json"
-STATES = ("cut", "recalibrated", "reconstructed", "tuned")
+STATES = ("cut", "recalibrated", "reconstructed", "tuned", "rejecting")
 LATER = frozenset({"bench", "bench_seconds", "track", "track_folder"})
 """Keys that may change between a run and its continuation: they do not shape the networks."""
 
@@ -158,6 +159,7 @@ class Journal:
         return Made(
             name, found.plan, states["cut"], states.get("recalibrated"),
             states.get("reconstructed"), states.get("tuned"), found.training, exported,
+            states.get("rejecting"),
         )  # fmt: skip
 
     def _digests(self, name: str, states: Sequence[str]) -> dict[str, str]:
@@ -165,8 +167,10 @@ class Journal:
         return {file.name: digest(file) for file in (*files, self._work / name / bundle.GRAPH)}
 
     def _state(self, base: Model, found: Finished, file: Path) -> Model:
-        origin = self._full.checkpoint
-        network = rebuild.from_plan(origin.architecture, origin.outputs, found.plan, file)
+        origin, plan = self._full.checkpoint, found.plan
+        if file.stem == "rejecting":
+            plan = reject.extended(plan, base.head, require_classes(base), plan.after)
+        network = rebuild.from_plan(origin.architecture, origin.outputs, plan, file)
         return base.with_module(network)
 
 

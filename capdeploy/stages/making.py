@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from capdeploy.bundle import BASELINE
+from capdeploy.errors import ConfigError
 from capdeploy.export import pack
-from capdeploy.model import Model
+from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import apply
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ledger import Meter
 from capdeploy.samples import Images, Samples
 from capdeploy.stages import scoring
-from capdeploy.train import batchnorm, evaluate, finetune, imitate
+from capdeploy.train import batchnorm, evaluate, finetune, imitate, reject
 from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
 from capdeploy.values.accuracy import Accuracy, Confusion
@@ -36,6 +37,7 @@ class Made:
     tuned: Model | None = None
     training: Training | None = None
     exported: pack.Exported | None = None
+    rejecting: Model | None = None
 
     @property
     def baseline(self) -> str | None:
@@ -45,7 +47,15 @@ class Made:
     @property
     def final(self) -> Model:
         """The state that is shipped."""
-        return self.tuned or self.reconstructed or self.recalibrated or self.cut
+        return self.rejecting or self.tuned or self.reconstructed or self.recalibrated or self.cut
+
+    @property
+    def shipped(self) -> PruningPlan:
+        """What separates the original network from the state that is shipped."""
+        last = self.rejecting
+        if last is None:
+            return self.plan
+        return reject.extended(self.plan, last.head, require_classes(last), last.geometry.cost())
 
     def metrics(
         self,
@@ -62,6 +72,7 @@ class Made:
             "BN re-estimated": self.recalibrated,
             "reconstructed": self.reconstructed,
             "fine-tuned": self.tuned,
+            "reject output added": self.rejecting,
         }
         after: list[Accuracy] = []
         confusion: Confusion = ()
@@ -77,7 +88,7 @@ class Made:
             realised_ratio=self.plan.realised_ratio,
             full=self.plan.full,
             before=self.plan.before,
-            after=self.plan.after,
+            after=self.shipped.after,
             accuracy=(*before, *after),
             confusion=confusion,
             training=self.training,
@@ -133,12 +144,28 @@ def make(
         made = Made(name, drawn, apply.cut(full, drawn))
         if budget.cuts:
             made = recover(made, teacher, images, recipe, recipe.epochs, say)
+    if recipe.reject_class:
+        made = _rejecting(made, images, recipe, say)
     say.step(f"export {made.name}")
     made = export(made, images.validation, work / made.name, recipe)
     simplified = made.exported.artifact.simplification if made.exported else None
     if simplified is not None and not simplified.applied:
         say.note(f"the graph is not simplified: {simplified.reason}")
     return made
+
+
+def _rejecting(made: Made, images: Samples, recipe: Recipe, say: Say) -> Made:
+    """Add an output for images of none of the kept classes."""
+    say.step(f"fit the reject output of {made.name}")
+    count = max(1, round(recipe.dropped_images * len(images.train)))
+    others = images.dropped(count, seed=recipe.seed)
+    if others is None:
+        raise ConfigError(
+            "--reject-class learns from images of dropped classes, and the data has none; leave it "
+            "out, or add some"
+        )
+    model = reject.add(made.final, images.train, others, batch_size=recipe.batch_size)
+    return replace(made, rejecting=model)
 
 
 def _tell_whole(drawn: PruningPlan, say: Say) -> None:
@@ -242,4 +269,4 @@ def export(made: Made, images: Images, folder: Path, recipe: Recipe) -> Made:
     """Export the final state into a new folder."""
     folder.mkdir()
     settings = pack.Settings(atol=recipe.parity_atol, simplify_seconds=recipe.simplify_seconds)
-    return replace(made, exported=pack.export(made.final, made.plan, images, folder, settings))
+    return replace(made, exported=pack.export(made.final, made.shipped, images, folder, settings))

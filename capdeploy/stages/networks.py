@@ -113,7 +113,7 @@ def seal_all(
         metrics = result.metrics(shared, test, recipe.batch_size, bits)
         metrics = metrics.model_copy(update={"trust": fitted})
         pack.seal(
-            result.final, result.plan, metrics, test, folder,
+            result.final, result.shipped, metrics, test, folder,
             recipe=recipes.to_toml(recipe), baseline=result.baseline,
             check_images=recipe.bundle_images,
         )  # fmt: skip

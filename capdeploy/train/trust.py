@@ -24,6 +24,7 @@ ACCEPTED = 0.95
 """Share of held-out kept-class images that the threshold accepts."""
 COLDEST, HOTTEST = 0.05, 20.0
 SCORES: tuple[Score, ...] = ("max logit", "energy")
+OUTPUT: Score = "reject output"
 
 
 def temperature(logits: Logits, targets: npt.NDArray[np.int64]) -> float:
@@ -123,7 +124,9 @@ def fit(
     rejection = None
     if others is not None and test_others is not None:
         outside = _logits(model, others, batch_size)
-        rejection = _rejection(inside, outside, judged, _logits(model, test_others, batch_size))
+        rejection = _rejection(
+            inside, outside, judged, _logits(model, test_others, batch_size), model.reject_output
+        )
     return Trust(
         temperature=found,
         calibration_images=len(held_out),
@@ -133,24 +136,41 @@ def fit(
     )
 
 
-def _rejection(inside: Logits, outside: Logits, test: Logits, test_outside: Logits) -> Rejection:
-    best = max(SCORES, key=lambda score: auroc(inside, outside, score))
-    threshold = float(np.quantile(outsider_scores(inside, best), 1 - ACCEPTED))
-    accepted = [float((outsider_scores(each, best) >= threshold).mean())
+def _rejection(
+    inside: Logits, outside: Logits, test: Logits, test_outside: Logits, reject: int | None
+) -> Rejection:
+    if reject is None:
+        scores, best = SCORES, max(SCORES, key=lambda score: auroc(inside, outside, score))
+        threshold = float(np.quantile(outsider_scores(inside, best), 1 - ACCEPTED))
+    else:  # the output says by itself when it wins
+        scores, best, threshold = (*SCORES, OUTPUT), OUTPUT, 0.0
+    accepted = [float((outsider_scores(each, best, reject) >= threshold).mean())
                 for each in (test, test_outside)]  # fmt: skip
-    taken = np.bincount(test_outside.argmax(axis=1), minlength=test_outside.shape[1])
+    named = test_outside if reject is None else np.delete(test_outside, reject, axis=1)
+    taken = np.bincount(named.argmax(axis=1), minlength=named.shape[1])
     return Rejection(
         score=best, threshold=threshold,
-        auroc={score: auroc(test, test_outside, score) for score in SCORES},
+        auroc={score: auroc(test, test_outside, score, reject) for score in scores},
+        false_accepts={
+            score: false_accepts(test, test_outside, score, reject) for score in scores
+        },
         accepted_kept=accepted[0], accepted_dropped=accepted[1],
         kept_images=len(test), dropped_images=len(test_outside),
         taken_for=tuple(int(count) for count in taken),
     )  # fmt: skip
 
 
-def auroc(inside: Logits, outside: Logits, score: Score) -> float:
+def false_accepts(
+    inside: Logits, outside: Logits, score: Score, reject: int | None = None
+) -> float:
+    """Compute the share of dropped-class images accepted where 95 % of the kept-class ones are."""
+    threshold = np.quantile(outsider_scores(inside, score, reject), 1 - ACCEPTED)
+    return float((outsider_scores(outside, score, reject) >= threshold).mean())
+
+
+def auroc(inside: Logits, outside: Logits, score: Score, reject: int | None = None) -> float:
     """Compute the chance that a kept-class image scores higher than a dropped-class one."""
-    scores = np.concatenate([outsider_scores(inside, score), outsider_scores(outside, score)])
+    scores = np.concatenate([outsider_scores(each, score, reject) for each in (inside, outside)])
     return float(roc_auc_score([1] * len(inside) + [0] * len(outside), scores))
 
 

@@ -39,7 +39,7 @@ class Finished(Noun):
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
-        known = ("cut", "recalibrated", "reconstructed", "tuned")
+        known = ("cut", "recalibrated", "reconstructed", "tuned", "rejecting")
         if "cut" not in self.states or any(state not in known for state in self.states):
             raise ValueError(f"states are cut and some of {', '.join(known[1:])}")
         return self

@@ -16,6 +16,8 @@ from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.trust import Trust
 
 # No longer than any file system takes.
+REJECTED = "(none of these)"
+"""What the reject output is called among the labels."""
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
@@ -39,6 +41,9 @@ class Manifest(Noun):
     checkpoint: Checkpoint
     classes: ClassSubset
     head_cut: bool = Field(description="false: all outputs of the checkpoint remain")
+    reject_output: int | None = Field(
+        default=None, description="the output that wins where an image is of no kept class"
+    )
     preprocessing: Preprocessing
     cost: Cost
     accuracy: Accuracy | None = None

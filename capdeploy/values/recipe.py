@@ -126,6 +126,9 @@ class Recipe(Common):
         default=3.0, ge=0, description="unlabelled images of dropped classes per kept-class image"
     )
     temperature: float = Field(default=4.0, gt=0)
+    reject_class: bool = Field(
+        default=False, description="one more output, for images of none of the kept classes"
+    )
 
     parity_atol: float = Field(default=1e-4, gt=0)
     simplify_seconds: int = Field(default=120, ge=1)
@@ -153,6 +156,10 @@ class Recipe(Common):
     def _refuse(self) -> Self:
         if len(set(self.ratio)) != len(self.ratio):
             raise ValueError("a ratio is given twice")
+        if self.reject_class and self.keep_head:
+            raise ValueError(
+                "reject_class adds an output to a head that is cut; leave out keep_head"
+            )
         if len(self.budgets()) != len({budget.name for budget in self.budgets()}):
             raise ValueError("a budget is given twice")
         if self.steps > 1 and (self.max_latency or self.speedup or self.max_rss):

@@ -10,20 +10,25 @@ from pydantic import Field
 
 from capdeploy.values.noun import Noun
 
-Score = Literal["max logit", "energy"]
+Score = Literal["max logit", "energy", "reject output"]
 Logits = npt.NDArray[np.float32]
 
 
-def outsider_scores(logits: Logits, score: Score) -> npt.NDArray[np.float64]:
+def outsider_scores(
+    logits: Logits, score: Score, reject: int | None = None
+) -> npt.NDArray[np.float64]:
     """Score how much an image looks like one of the kept classes; higher is more.
 
     Parameters
     ----------
     logits : Logits
-        (N, k).
+        (N, k), or (N, k + 1) with a reject output.
     score : Score
-        ``max logit``, or ``energy``: the logarithm of the sum of exponentials, (minus) the free
-        energy.
+        Of the kept classes' outputs ``max logit``, or ``energy``: the logarithm of the sum of
+        exponentials, (minus) the free energy; ``reject output``: how far the highest of them is
+        above that output, so that below 0 it wins.
+    reject : int | None
+        The reject output, if there is one.
 
     Returns
     -------
@@ -35,10 +40,16 @@ def outsider_scores(logits: Logits, score: Score) -> npt.NDArray[np.float64]:
     Hendrycks et al., Scaling out-of-distribution detection for real-world settings, ICML 2022;
     Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020.
     """
-    values = logits.astype(np.float64)
+    every = logits.astype(np.float64)
+    values = every if reject is None else np.delete(every, reject, axis=1)
     highest: npt.NDArray[np.float64] = values.max(axis=1)
     if score == "max logit":
         return highest
+    if score == "reject output":
+        if reject is None:
+            raise ValueError("there is no reject output")
+        margin: npt.NDArray[np.float64] = highest - every[:, reject]
+        return margin
     found: npt.NDArray[np.float64] = highest + np.log(np.exp(values - highest[:, None]).sum(axis=1))
     return found
 
@@ -54,9 +65,17 @@ def probabilities(logits: Logits, temperature: float) -> npt.NDArray[np.float64]
 class Rejection(Noun):
     """When an image is taken for one of no kept class."""
 
-    score: Score = Field(description="the better of both by AUROC, on images of the training part")
+    score: Score = Field(
+        description="the reject output if there is one, else the better of both others by AUROC, "
+        "on images of the training part"
+    )
     threshold: float = Field(description="below it, an image is rejected")
-    auroc: dict[Score, float] = Field(description="of both, test split")
+    auroc: dict[Score, float] = Field(description="of each, test split")
+    false_accepts: dict[Score, float] = Field(
+        default_factory=dict,
+        description="share of dropped-class test images accepted where each score accepts 95 % of "
+        "the kept-class test images (FPR at 95 % TPR)",
+    )
     accepted_kept: float = Field(ge=0, le=1, description="share of kept-class test images accepted")
     accepted_dropped: float = Field(
         ge=0, le=1, description="share of dropped-class test images accepted all the same"
