@@ -266,7 +266,9 @@ def _ranking(bench: Bench) -> list[str]:
     draft = bench.folder / "ranking.onnx"
     source = bench.folder / GRAPH
     try:
-        quantize.onnx_int8(source, draft, bench.calibration, reduce_range=bench.reduce_range)
+        quantize.onnx_int8(
+            source, draft, bench.calibration, reduce_range=bench.reduce_range, brief=False
+        )
         return quantize.noisiest(source, draft, bench.calibration[:GLANCE])
     except StepFailedError:  # what ONNX Runtime cannot take, OpenVINO perhaps could: unranked
         return []

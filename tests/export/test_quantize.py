@@ -65,7 +65,7 @@ def test_eight_bits_run_at_any_batch_and_keep_the_facts(uneven, tmp_path, reduce
 
 
 def test_the_layer_that_eight_bits_hurt_most_comes_first_and_can_be_left_out(uneven, tmp_path):
-    quantize.onnx_int8(uneven, tmp_path / "int8.onnx", inputs())
+    quantize.onnx_int8(uneven, tmp_path / "int8.onnx", inputs(), brief=False)
     ranked = quantize.noisiest(uneven, tmp_path / "int8.onnx", inputs())
     graph = onnx.load(uneven).graph
     nodes = [node.name for node in graph.node if node.op_type in ("Conv", "Gemm")]
@@ -93,6 +93,19 @@ def test_openvino_takes_eight_and_sixteen_bits(uneven, tmp_path):
         found = compiled(inputs(2))[0]
         assert np.abs(found - exact).max() < near * np.abs(exact).max()
         assert (tmp_path / f"{name}.bin").stat().st_size < uneven.stat().st_size
+
+
+def test_short_names_change_nothing_but_the_size(uneven, tmp_path):
+    for name, brief in (("long", False), ("short", True)):
+        quantize.onnx_int8(uneven, tmp_path / f"{name}.onnx", inputs(), brief=brief)
+    assert np.array_equal(
+        answers(tmp_path / "short.onnx", inputs(2)), answers(tmp_path / "long.onnx", inputs(2))
+    )
+    sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("short", "long")]
+    assert sizes[0] < sizes[1]
+    onnx.checker.check_model(tmp_path / "short.onnx", full_check=True)
+    layers = {node.name for node in onnx.load(uneven).graph.node if node.op_type == "Conv"}
+    assert layers <= {node.name for node in onnx.load(tmp_path / "short.onnx").graph.node}
 
 
 def test_half_precision_keeps_its_door_and_answers_nearly_the_same(uneven, tmp_path):
