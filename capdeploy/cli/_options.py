@@ -123,6 +123,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--seed", int, "Of sampling, training and random scores."),
     ("--track", Words(), f"Keep curves and results: {_names('trackers', 'tracker')}; offline."),
     ("--track-folder", str, "What trackers keep here; capdeploy-tracking."),
+    ("--max-accuracy-drop", float, "Top-1 points a network may lose; more is exit code 1."),
     ("--parity-atol", float, "Largest logit error of the exported graph."),
     ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
     ("--precision", Words(), "fp32, fp16, int8: graphs in fewer bits besides, each measured."),

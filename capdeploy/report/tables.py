@@ -104,6 +104,12 @@ def summary(report: RunReport) -> Table:
         "MACs of convolutions and linear layers, one image",
     ]
     notes += [
+        f"{metrics.name} against the head cut alone, on the same images: "
+        f"{metrics.lost.points:+.1f} points lost "
+        f"[{metrics.lost.low:+.1f}, {metrics.lost.high:+.1f}]"
+        for metrics in report.models[1:] if metrics.lost is not None
+    ]  # fmt: skip
+    notes += [
         f"{metrics.name}, before training: {metrics.search.sentence}"
         for metrics in report.models if metrics.search is not None
     ]  # fmt: skip

@@ -13,23 +13,24 @@ from capdeploy.errors import CapdeployError, DataError
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Images, Samples
+from capdeploy.stages.making import Before
 from capdeploy.train import evaluate
 from capdeploy.train import trust as trusting
-from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import BenchmarkReport, Measured
 from capdeploy.values.trust import Trust
 
 
-def before(full: Model, narrow: Model, test: Images, batch_size: int) -> tuple[Accuracy, ...]:
+def before(full: Model, narrow: Model, test: Images, batch_size: int) -> Before:
     """Judge the network before any filter went: full head, masked, and head cut."""
-    first = evaluate.accuracy(full, test, stage="full head", batch_size=batch_size)
     masked = evaluate.accuracy(
         full, test, stage="full head, masked", batch_size=batch_size, masked=True
     )
+    first = evaluate.tally(full, test, stage="full head", batch_size=batch_size)
     if not narrow.head_cut:
-        return (masked, first)  # the last stage is what is shipped
-    return (first, masked, evaluate.accuracy(narrow, test, stage="head cut", batch_size=batch_size))
+        return Before((masked, first.accuracy), first.right)  # the last stage is what is shipped
+    last = evaluate.tally(narrow, test, stage="head cut", batch_size=batch_size)
+    return Before((first.accuracy, masked, last.accuracy), last.right)
 
 
 def trust(

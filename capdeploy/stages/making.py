@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from capdeploy.bundle import BASELINE
 from capdeploy.errors import ConfigError
 from capdeploy.export import pack
@@ -18,11 +21,27 @@ from capdeploy.stages import scoring
 from capdeploy.train import batchnorm, evaluate, finetune, imitate, reject
 from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
-from capdeploy.values.accuracy import Accuracy, Confusion
+from capdeploy.values.accuracy import Accuracy, Difference
 from capdeploy.values.artifact import Quantized
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Common, Recipe
 from capdeploy.values.report import Metrics, Training
+
+
+@dataclass(frozen=True)
+class Before:
+    """The network before any filter went, on the test split.
+
+    Parameters
+    ----------
+    stages : tuple[Accuracy, ...]
+        Full head, masked, head cut.
+    right : npt.NDArray[np.bool_]
+        (N,) whether the last of them is right, by image.
+    """
+
+    stages: tuple[Accuracy, ...]
+    right: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -59,9 +78,9 @@ class Made:
 
     def metrics(
         self,
-        before: tuple[Accuracy, ...],
+        before: Before,
         test: Images,
-        batch_size: int,
+        recipe: Recipe,
         quantized: tuple[Quantized, ...],
     ) -> Metrics:
         """Judge every state on the test split and put the record together."""
@@ -75,13 +94,15 @@ class Made:
             "reject output added": self.rejecting,
         }
         after: list[Accuracy] = []
-        confusion: Confusion = ()
         for stage, state in states.items():
-            if state is self.final:
-                last, confusion = evaluate.tally(state, test, stage=stage, batch_size=batch_size)
-                after.append(last)
-            elif state is not None:
-                after.append(evaluate.accuracy(state, test, stage=stage, batch_size=batch_size))
+            if state is not None and state is not self.final:
+                after.append(
+                    evaluate.accuracy(state, test, stage=stage, batch_size=recipe.batch_size)
+                )
+        # Of the baseline nothing follows the head's own stages.
+        stage = next((name for name, state in states.items() if state is self.final), "")
+        last = evaluate.tally(self.final, test, stage=stage, batch_size=recipe.batch_size)
+        after += [last.accuracy] if stage else []
         return Metrics(
             name=self.name,
             requested=str(self.plan.budget),
@@ -89,8 +110,10 @@ class Made:
             full=self.plan.full,
             before=self.plan.before,
             after=self.shipped.after,
-            accuracy=(*before, *after),
-            confusion=confusion,
+            accuracy=(*before.stages, *after),
+            lost=Difference.between(before.right.tolist(), last.right.tolist()),
+            max_accuracy_drop=recipe.max_accuracy_drop,
+            confusion=last.confusion,
             training=self.training,
             search=self.plan.search,
             denormals_flushed=self.exported.denormals_flushed,

@@ -110,7 +110,7 @@ def seal_all(
         folder = work / result.name
         bits = in_fewer_bits(recipe, result.final, samples, test, folder, say)
         fitted = trust(result.final, samples, test, recipe.batch_size, recipe.seed, say)
-        metrics = result.metrics(shared, test, recipe.batch_size, bits)
+        metrics = result.metrics(shared, test, recipe, bits)
         metrics = metrics.model_copy(update={"trust": fitted})
         pack.seal(
             result.final, result.shipped, metrics, test, folder,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from capdeploy.model import Model, require_classes
@@ -44,9 +47,26 @@ def accuracy(
     return Accuracy.counted(stage, classes.names, images.labels, np.concatenate(right))
 
 
-def tally(
-    model: Model, images: Images, *, stage: str, batch_size: int
-) -> tuple[Accuracy, Confusion]:
+@dataclass(frozen=True)
+class Tally:
+    """All that one pass over labelled images tells.
+
+    Parameters
+    ----------
+    accuracy : Accuracy
+        Right answers per class.
+    confusion : Confusion
+        Answers among the kept classes by true class.
+    right : npt.NDArray[np.bool_]
+        (N,) whether each image's answer is right.
+    """
+
+    accuracy: Accuracy
+    confusion: Confusion
+    right: npt.NDArray[np.bool_]
+
+
+def tally(model: Model, images: Images, *, stage: str, batch_size: int) -> Tally:
     """Measure top-1 accuracy and count which class is taken for which, in one pass.
 
     Parameters
@@ -62,8 +82,8 @@ def tally(
 
     Returns
     -------
-    tuple[Accuracy, Confusion]
-        Right answers per class, and answers among the kept classes by true class.
+    Tally
+        Accuracy, confusion, and each image's own outcome.
     """
     classes = require_classes(model)
     right = []
@@ -77,8 +97,9 @@ def tally(
         known = places[said] >= 0
         np.add.at(counts, (labels.numpy()[known], places[said[known]]), 1)
         right.append((answers.argmax(dim=1) == model.targets(labels)).numpy())
-    found = Accuracy.counted(stage, classes.names, images.labels, np.concatenate(right))
-    return found, tuple(tuple(int(count) for count in row) for row in counts)
+    hits = np.concatenate(right)
+    found = Accuracy.counted(stage, classes.names, images.labels, hits)
+    return Tally(found, tuple(tuple(int(count) for count in row) for row in counts), hits)
 
 
 def answered(model: Model, images: Images, batch_size: int) -> list[tuple[torch.Tensor, ...]]:

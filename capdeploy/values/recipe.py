@@ -130,6 +130,9 @@ class Recipe(Common):
         default=False, description="one more output, for images of none of the kept classes"
     )
 
+    max_accuracy_drop: float | None = Field(
+        default=None, ge=0, le=100, description="top-1 points that the compressed network may lose"
+    )
     parity_atol: float = Field(default=1e-4, gt=0)
     simplify_seconds: int = Field(default=120, ge=1)
     bundle_images: int = Field(default=128, ge=2, description="test images put into the bundle")

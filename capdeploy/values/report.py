@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capdeploy.values.accuracy import Accuracy, Confusion
+from capdeploy.values.accuracy import Accuracy, Confusion, Difference
 from capdeploy.values.artifact import Artifact, Parity, Quantized
 from capdeploy.values.checkpoint import Checkpoint
 from capdeploy.values.classes import ClassSubset
@@ -59,6 +59,13 @@ class Metrics(Noun):
     before: Cost
     after: Cost
     accuracy: tuple[Accuracy, ...] = Field(description="stages in order; the last is the result")
+    lost: Difference | None = Field(
+        default=None,
+        description="top-1 points lost against the head-cut network, on the same test images",
+    )
+    max_accuracy_drop: float | None = Field(
+        default=None, ge=0, description="points that may be lost; None: any"
+    )
     confusion: Confusion = Field(default=(), description="of the result, test split; or empty")
     training: Training | None = None
     search: Search | None = Field(default=None, description="how a latency budget was met")
@@ -66,6 +73,17 @@ class Metrics(Noun):
     artifact: Artifact
     quantized: tuple[Quantized, ...] = Field(default=(), description="rejected ones too")
     trust: Trust | None = Field(default=None, description="None if the head is whole")
+
+    @property
+    def missed(self) -> str | None:
+        """What is lost, in a line, if that is more than may be."""
+        lost, most = self.lost, self.max_accuracy_drop
+        if lost is None or most is None or lost.points <= most:
+            return None
+        return (
+            f"{self.name} loses {lost.points:.1f} points of top-1 [{lost.low:+.1f}, "
+            f"{lost.high:+.1f}] on {lost.images} test images, --max-accuracy-drop allows {most:g}"
+        )
 
 
 class Settings(Noun):

@@ -394,3 +394,27 @@ def test_validation_is_the_tail_of_every_class_and_nothing_is_lost(digits):
         back = digits.validation.rows[digits.validation.labels == label]
         assert front.max() < back.min()
     assert not set(digits.train.rows) & set(digits.validation.rows)
+
+
+def test_what_is_lost_is_paired_and_may_be_bounded(trained, tmp_path):
+    done = capdeploy(*base(trained), "--ratio", "0.75", "--no-reconstruct", "--no-bench",
+                     "--max-accuracy-drop", 0.5, "-o", tmp_path / "out", "-f", "json")  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert "ratio-0.75 loses" in line
+    assert "--max-accuracy-drop allows 0.5" in line
+    baseline, slim = json.loads(done.stdout)["models"]
+    first, last = baseline["accuracy"][-1], slim["accuracy"][-1]
+    correct = [sum(entry["correct"] for entry in each["classes"]) for each in (first, last)]
+    images = sum(entry["images"] for entry in first["classes"])
+    lost = slim["lost"]
+    assert lost["points"] == pytest.approx(100 * (correct[0] - correct[1]) / images)
+    assert lost["low"] < lost["points"] < lost["high"]
+    assert baseline["lost"]["points"] == 0.0
+    assert sum(map(sum, slim["confusion"])) == images
+    assert (tmp_path / "out" / "ratio-0.75" / "manifest.json").is_file()  # a verdict, no failure
+    page = capdeploy("report", tmp_path / "out", "-f", "md")
+    assert "--max-accuracy-drop allows 0.5" in page.stdout
+    allowed = capdeploy(*base(trained), "--ratio", "0.75", "--no-bench", "--max-accuracy-drop",
+                        "100", "-o", tmp_path / "fine")  # fmt: skip
+    assert allowed.returncode == 0, allowed.stderr
