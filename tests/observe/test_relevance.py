@@ -208,3 +208,14 @@ def test_folding_does_not_change_the_answers(residual):
     whole = fold(residual.module, residual.trace)
     assert torch.allclose(whole(images), residual.module(images), atol=1e-4)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in whole.modules())
+
+
+def test_an_addition_gives_to_the_summands_of_its_own_sign():
+    from capdeploy.observe import rules
+
+    summands = (torch.tensor([3.0, 3.0, -1.0, 0.0]), torch.tensor([1.0, -1.0, -3.0, 0.0]))
+    relevance = torch.tensor([4.0, 2.0, 8.0, 2.0])
+    first, second = rules._sum(summands, relevance)
+    # Alike: in proportion. Unlike: all to the one of the sum's sign. Both negative: in proportion.
+    assert first.tolist() == pytest.approx([3.0, 2.0, 2.0, 1.0])
+    assert second.tolist() == pytest.approx([1.0, 0.0, 6.0, 1.0])

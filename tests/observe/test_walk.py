@@ -1,0 +1,75 @@
+"""A network walked piece by piece reads in front of each layer what a whole pass reads there."""
+
+import pytest
+import torch
+
+from capdeploy.observe.taps import tapped
+from capdeploy.observe.trace import trace
+from capdeploy.observe.walk import Walk
+from tests import nets
+from tests.conftest import shaken
+
+
+def batches(count=3):
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(4, 3, 16, 16, generator=generator) for _ in range(count)]
+    return images, [lambda batch=batch: batch.clone() for batch in images]
+
+
+def read_by_a_whole_pass(network, layer, images):
+    caught = []
+
+    def hook(name, module, inputs, output):
+        caught.append(inputs[0].clone())
+
+    with torch.no_grad(), tapped(network, [layer], hook):
+        network(images)
+    return caught[0]
+
+
+@pytest.mark.parametrize("room", [0, 3000, 1 << 30])
+@pytest.mark.parametrize("kind", ["Chain", "Residual", "ConvHead", "Grouped", "Deciding"])
+def test_every_layer_reads_what_it_reads_in_a_whole_pass(kind, room):
+    network = shaken(getattr(nets, kind)()).eval()
+    seen = trace(network, torch.randn(2, 3, 16, 16))
+    images, made = batches()
+    walk = Walk(network, made, room)
+    flags = [getattr(layer, "inplace", None) for layer in network.modules()]
+    for layer in seen.filters:
+        if seen.calls[layer] > 1:
+            continue
+        for number, batch in enumerate(images):
+            expected = read_by_a_whole_pass(network, layer, batch)
+            assert torch.equal(walk.input(layer, number), expected)
+            assert walk._used() <= room
+    assert [getattr(layer, "inplace", None) for layer in network.modules()] == flags
+    assert torch.is_grad_enabled()
+
+
+def test_weights_may_change_behind_the_layer_that_is_reached():
+    network = shaken(nets.Residual()).eval()
+    layers = trace(network, torch.randn(2, 3, 16, 16)).filters
+    images, made = batches(2)
+    walk = Walk(network, made)
+    for layer in layers:
+        for number in (0, 1) if layer != layers[1] else (0,):  # one batch may stay behind
+            assert torch.equal(
+                walk.input(layer, number), read_by_a_whole_pass(network, layer, images[number])
+            )
+        with torch.no_grad():
+            network.get_submodule(layer).weight.mul_(1.1)
+
+
+def test_a_walk_that_remembers_makes_each_batch_once():
+    network = shaken(nets.Chain()).eval()
+    images, _ = batches(1)
+    asked = []
+
+    def make():
+        asked.append(1)
+        return images[0]
+
+    walk = Walk(network, [make])
+    for layer in trace(network, images[0]).filters:
+        walk.input(layer, 0)
+    assert len(asked) == 1
