@@ -31,7 +31,7 @@ def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
     inputs = stages.open_inputs(recipe, say)
     full, narrow, images = inputs.full, inputs.narrow, inputs.samples
     if recipe.reject_class:
-        reject.require(full)
+        reject.require(full, images)
     if begun is not None:
         journal.require_same(begun, full)
         return Planned(full, narrow, images, begun.plans, begun.scored_images, begun.sensitivity)

@@ -65,8 +65,7 @@ def command(
     tell(style, report.to_json(), run.shown(report, brief=demo))
     for entry in bundle.find(output):
         bundle.require_parity(entry)
-    for metrics in report.models:
-        if metrics.missed is not None:
-            raise BudgetError(metrics.missed)
+    if missed := [metrics.missed for metrics in report.models if metrics.missed is not None]:
+        raise BudgetError("; ".join(missed))
     if isinstance(report.benchmark, BenchmarkReport):
         conclude(report.benchmark)

@@ -146,7 +146,7 @@ def _facts(model: Model, plan: PruningPlan) -> dict[str, str]:
         "capdeploy.version": __version__,
         "capdeploy.architecture": str(model.checkpoint.architecture),
         "capdeploy.checkpoint_sha256": model.checkpoint.sha256,
-        "capdeploy.labels": json.dumps(classes.names),
+        "capdeploy.labels": json.dumps(_labels(model)),
         "capdeploy.class_ids": json.dumps(classes.kept),
         "capdeploy.head_cut": json.dumps(model.head_cut),
         "capdeploy.reject_output": json.dumps(model.reject_output),
@@ -154,6 +154,12 @@ def _facts(model: Model, plan: PruningPlan) -> dict[str, str]:
         "capdeploy.strategy": plan.strategy,
         "capdeploy.budget": str(plan.budget),
     }
+
+
+def _labels(model: Model) -> tuple[str, ...]:
+    """Name the outputs."""
+    names = require_classes(model).names
+    return names if model.reject_output is None else (*names, REJECTED)
 
 
 def seal(
@@ -197,8 +203,9 @@ def seal(
     targets = model.targets(torch.from_numpy(chosen.labels)).numpy()
     bundle.CheckImages(pixels, targets, logits).save(folder)
     (folder / bundle.PLAN).write_text(plan.to_json(), encoding="utf-8")
-    names = (*classes.names, *([] if model.reject_output is None else [REJECTED]))
-    (folder / bundle.LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    (folder / bundle.LABELS).write_text(
+        "".join(f"{name}\n" for name in _labels(model)), encoding="utf-8"
+    )
     (folder / bundle.PREPROCESSING).write_text(model.preprocessing.to_json())
     (folder / bundle.RECIPE).write_text(recipe, encoding="utf-8")
     (folder / bundle.METRICS).write_text(metrics.to_json(), encoding="utf-8")

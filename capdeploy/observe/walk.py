@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import fx, nn
 from capdeploy.observe.taps import evaluating, out_of_place, tapped
 
 Batch = Callable[[], torch.Tensor]
-ROOM = 1 << 30
+ROOM = 1 << 29
 """Bytes of values that a walk remembers, in all its batches."""
 
 
@@ -39,10 +39,7 @@ class _Stand:
     @property
     def size(self) -> int:
         """Bytes of its tensors."""
-        return sum(
-            value.numel() * value.element_size()
-            for value in self.values.values() if isinstance(value, torch.Tensor)
-        )  # fmt: skip
+        return sum(each.untyped_storage().nbytes() for each in _tensors(self.values.values()))
 
 
 class Walk:
@@ -65,14 +62,16 @@ class Walk:
         self._stands = [_Stand() for _ in batches]
         self._nodes: list[fx.Node] = []
         self._places: dict[str, int] = {}
+        self._used = 0
         # A network with control flow cannot be taken apart; it is run up to the layer instead.
         with contextlib.suppress(Exception):
             self._graph = fx.symbolic_trace(network)
             self._nodes = list(self._graph.graph.nodes)
-            self._places = {
-                str(node.target): place
-                for place, node in enumerate(self._nodes) if node.op == "call_module"
-            }  # fmt: skip
+            if self._answers_alike():
+                self._places = {
+                    str(node.target): place
+                    for place, node in enumerate(self._nodes) if node.op == "call_module"
+                }  # fmt: skip
         order = {node: place for place, node in enumerate(self._nodes)}
         self._last = {
             node: max((order[user] for user in node.users), default=0) for node in self._nodes
@@ -93,33 +92,56 @@ class Walk:
         torch.Tensor
             What the layer reads.
         """
-        with torch.no_grad(), evaluating(self._network), out_of_place(self._network):
+        with torch.no_grad(), evaluating(self._network):
             if layer in self._places:
-                return self._reach(number, self._places[layer])
+                with out_of_place(self._network):
+                    return self._reach(number, self._places[layer])
             return self._run_up_to(layer, self._batches[number]())
+
+    def _answers_alike(self) -> bool:
+        """Tell whether the operations one by one answer as the network, and overwrite nothing.
+
+        They may not where an activation in place changes what is read elsewhere, or where the
+        forward function has further arguments.
+        """
+        values: dict[fx.Node, Any] = {}
+        versions: dict[fx.Node, int] = {}
+        with torch.no_grad(), evaluating(self._network):
+            images = self._batches[0]()
+            expected = self._network(images.clone())
+            with out_of_place(self._network):
+                for node in self._nodes:
+                    if node.op == "output":
+                        break
+                    values[node] = self._run(node, values, lambda: images)
+                    if isinstance(values[node], torch.Tensor):
+                        versions[node] = values[node]._version
+        found = values[self._nodes[-1].args[0]]  # type: ignore[index]
+        unchanged = all(values[node]._version == before for node, before in versions.items())
+        return unchanged and torch.equal(found, expected)
+
+    def _run(self, node: fx.Node, values: Mapping[fx.Node, Any], batch: Batch) -> Any:
+        if node.op == "placeholder":
+            return batch()
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self._graph)
+        return call(self._graph, node, values)
 
     def _reach(self, number: int, place: int) -> torch.Tensor:
         stand = self._stands[number]
         values = dict(stand.values)
         for here in range(stand.place, place):
             node = self._nodes[here]
-            if node.op == "placeholder":
-                values[node] = self._batches[number]()
-            elif node.op == "get_attr":
-                values[node] = operator.attrgetter(str(node.target))(self._graph)
-            else:
-                values[node] = call(self._graph, node, values)
+            values[node] = self._run(node, values, self._batches[number])
             for source in (*node.all_input_nodes, node):
                 if self._last[source] <= here:
                     values.pop(source, None)
         there = _Stand(place, values)
-        if self._used() - stand.size + there.size <= self._room:
-            self._stands[number] = there
+        used = self._used - stand.size + there.size
+        if used <= self._room:
+            self._stands[number], self._used = there, used
         read: torch.Tensor = values[self._nodes[place].all_input_nodes[0]]
         return read
-
-    def _used(self) -> int:
-        return sum(stand.size for stand in self._stands)
 
     def _run_up_to(self, layer: str, images: torch.Tensor) -> torch.Tensor:
         caught: list[torch.Tensor] = []
@@ -131,6 +153,14 @@ class Walk:
         with tapped(self._network, [layer], hook), contextlib.suppress(_ReachedError):
             self._network(images)
         return caught[0]
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
 
 
 def call(graph: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:

@@ -139,7 +139,8 @@ def trust(report: RunReport) -> list[Section]:
                "kept accepted", "dropped accepted", "dropped images")  # fmt: skip
     note = (
         "expected calibration error over 15 bins and shares on the test split; temperature and "
-        "threshold fitted on held-out training images, 95 % of the kept ones accepted there"
+        "threshold fitted on held-out training images, 95 % of the kept ones accepted there (a "
+        "reject output decides by itself)"
     )
     shown = [Table("Confidence, and images of dropped classes", columns, tuple(rows), (note,))]
     apart = tuple(

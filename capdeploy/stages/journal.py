@@ -24,7 +24,7 @@ from capdeploy.values.recipe import Recipe
 JOURNAL = ".journal"
 BEGUN, FINISHED = "begun.json", "finished.json"
 STATES = ("cut", "recalibrated", "reconstructed", "tuned", "rejecting")
-LATER = frozenset({"bench", "bench_seconds", "track", "track_folder"})
+LATER = frozenset({"bench", "bench_seconds", "max_accuracy_drop", "track", "track_folder"})
 """Keys that may change between a run and its continuation: they do not shape the networks."""
 
 

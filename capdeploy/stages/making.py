@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capdeploy.bundle import BASELINE
-from capdeploy.errors import ConfigError
+from capdeploy.errors import DataError
 from capdeploy.export import pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
@@ -112,7 +112,7 @@ class Made:
             after=self.shipped.after,
             accuracy=(*before.stages, *after),
             lost=Difference.between(before.right.tolist(), last.right.tolist()),
-            max_accuracy_drop=recipe.max_accuracy_drop,
+            max_accuracy_drop=recipe.max_accuracy_drop if self.baseline is not None else None,
             confusion=last.confusion,
             training=self.training,
             search=self.plan.search,
@@ -183,10 +183,7 @@ def _rejecting(made: Made, images: Samples, recipe: Recipe, say: Say) -> Made:
     count = max(1, round(recipe.dropped_images * len(images.train)))
     others = images.dropped(count, seed=recipe.seed)
     if others is None:
-        raise ConfigError(
-            "--reject-class learns from images of dropped classes, and the data has none; leave it "
-            "out, or add some"
-        )
+        raise DataError("the data has no readable images of dropped classes for --reject-class")
     model = reject.add(made.final, images.train, others, batch_size=recipe.batch_size)
     return replace(made, rejecting=model)
 

@@ -64,7 +64,7 @@ def place_of(recipe: Recipe) -> Place:
         if not shelf.needs_bundle and devices:
             return Place(name, devices[0], profile.runtime.threads)
     raise ConfigError(
-        f"a latency cannot be searched in {', '.join(wanted)} on "
+        f"nothing can be measured in {', '.join(wanted)} on "
         f"{', '.join(profile.runtime.devices)}: give a --runtime that runs ONNX graphs there "
         "(onnxruntime, openvino)"
     )

@@ -233,7 +233,14 @@ def _attempt(
             precision=precision, runtime=runtime, files=names, size_bytes=0, before=before,
             rejected=str(error),
         )  # fmt: skip
-    after, hits = judge(bench, target, runtime)
+    try:
+        after, hits = judge(bench, target, runtime)
+    except Exception as error:  # what a converter writes, a runtime may refuse in its own words
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return Quantized(
+            precision=precision, runtime=runtime, files=names, size_bytes=0, before=before,
+            rejected=f"{runtime} cannot run {names[0]}: {line}",
+        )  # fmt: skip
     drop = Difference.between(right.tolist(), hits.tolist())
     over = f"{drop.points:.1f} points lost, --max-drop allows {bench.most_points:g}"
     return Quantized(

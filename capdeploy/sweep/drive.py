@@ -135,7 +135,11 @@ def _refuse_other(cell: Cell, output: Path) -> None:
 def _make(cells: Sequence[Cell], folder: Path, say: Say, jobs: int) -> list[Failure]:
     """Make what is not made yet; what needs a quiet machine comes first, one at a time."""
     left = [cell for cell in cells if not (folder / RUNS / cell.name).is_dir()]
-    timed = [cell for cell in left if any(budget.of_latency for budget in cell.recipe.budgets())]
+    timed = [
+        cell
+        for cell in left
+        if any(budget.of_latency or budget.measured for budget in cell.recipe.budgets())
+    ]
     others = [cell for cell in left if cell not in timed]
     if len(left) < len(cells):
         say.note(f"{len(cells) - len(left)} of {len(cells)} runs are made already")

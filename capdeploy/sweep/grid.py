@@ -20,7 +20,9 @@ from capdeploy.values.recipe import Recipe
 from capdeploy.values.sweep import Axis
 
 TABLE = "sweep"
-BUDGETS = ("ratio", "max_macs", "max_params", "max_size", "max_latency", "speedup", "precision")
+BUDGETS = (
+    "ratio", "max_macs", "max_params", "max_size", "max_latency", "speedup", "max_rss", "precision",
+)  # fmt: skip
 MOST_RUNS = 10_000
 LONGEST_NAME = 120
 QUESTION = frozenset(

@@ -68,6 +68,8 @@ class Limit(Noun):
         scale = (1024 if "i" in unit else 1000) ** power
         number = float(found[1]) * (0.01 if unit == "%" else scale)
         if quantity == "rss" and unit != "%":
+            if not unit:
+                raise ValueError(f"'{text}' has no unit; expected 90MiB or 70%")
             number /= MIB
         return cls.from_plain(
             {"quantity": quantity, "most": number, "share": unit == "%"}, source=f"limit {text}"

@@ -68,7 +68,7 @@ class PruningPlan(Noun):
     full: Cost = Field(description="the original network")
     before: Cost = Field(description="head cut, nothing else")
     after: Cost = Field(description="head cut and groups cut")
-    search: Search | None = Field(default=None, description="how a latency budget was met")
+    search: Search | None = Field(default=None, description="how a budget that is measured was met")
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:

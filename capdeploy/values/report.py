@@ -68,7 +68,7 @@ class Metrics(Noun):
     )
     confusion: Confusion = Field(default=(), description="of the result, test split; or empty")
     training: Training | None = None
-    search: Search | None = Field(default=None, description="how a latency budget was met")
+    search: Search | None = Field(default=None, description="how a budget that is measured was met")
     denormals_flushed: int = Field(default=0, ge=0)
     artifact: Artifact
     quantized: tuple[Quantized, ...] = Field(default=(), description="rejected ones too")

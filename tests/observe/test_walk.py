@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from capdeploy.observe.taps import tapped
 from capdeploy.observe.trace import trace
@@ -41,9 +42,54 @@ def test_every_layer_reads_what_it_reads_in_a_whole_pass(kind, room):
         for number, batch in enumerate(images):
             expected = read_by_a_whole_pass(network, layer, batch)
             assert torch.equal(walk.input(layer, number), expected)
-            assert walk._used() <= room
+            assert sum(stand.size for stand in walk._stands) == walk._used <= room
     assert [getattr(layer, "inplace", None) for layer in network.modules()] == flags
     assert torch.is_grad_enabled()
+
+
+class Aliased(nn.Module):
+    """An activation in place changes what the shortcut adds; pieces cannot know that."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(8, 4)
+
+    def forward(self, images):
+        x = self.first(images)
+        return self.head((self.last(self.relu(x)) + x).mean(dim=(2, 3)))
+
+
+class Overwriting(Aliased):
+    """A function that overwrites: run again from a remembered value, it would act twice."""
+
+    def forward(self, images):
+        x = torch.sin_(self.first(images))
+        return self.head(self.last(x).mean(dim=(2, 3)))
+
+
+class Optional(Aliased):
+    """A further argument that is usually left out."""
+
+    def forward(self, images, other=None):
+        x = self.first(images)
+        if other is not None:
+            x = x + self.first(other)
+        return self.head(self.last(x).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Aliased, Overwriting, Optional])
+def test_what_cannot_be_taken_apart_is_run_from_the_start(kind):
+    torch.manual_seed(0)
+    network = kind().eval()
+    images, made = batches(1)
+    walk = Walk(network, made)
+    for layer in ("first", "last", "head"):
+        for _ in range(2):
+            assert torch.equal(
+                walk.input(layer, 0), read_by_a_whole_pass(network, layer, images[0])
+            )
+    assert walk._places == {}
 
 
 def test_weights_may_change_behind_the_layer_that_is_reached():
@@ -72,4 +118,4 @@ def test_a_walk_that_remembers_makes_each_batch_once():
     walk = Walk(network, [make])
     for layer in trace(network, images[0]).filters:
         walk.input(layer, 0)
-    assert len(asked) == 1
+    assert len(asked) == 2  # once to see whether the network can be taken apart
