@@ -15,7 +15,7 @@ import torch
 from capdeploy import recipes
 from capdeploy.bundle import GRAPH
 from capdeploy.errors import ConfigError, MissingExtraError, StepFailedError
-from capdeploy.export import quantize
+from capdeploy.export import for_openvino, quantize
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES
@@ -263,9 +263,9 @@ def _make(
             source, target, bench.calibration, exclude=exclude, reduce_range=bench.reduce_range
         )
     elif precision == "int8":
-        quantize.openvino_int8(source, target, bench.calibration, exclude=exclude)
+        for_openvino.int8(source, target, bench.calibration, exclude=exclude)
     else:
-        quantize.openvino_fp16(source, target)
+        for_openvino.fp16(source, target)
 
 
 def _ranking(bench: Bench) -> list[str]:

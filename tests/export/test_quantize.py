@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from capdeploy.errors import StepFailedError
+from capdeploy.export import for_openvino, quantize
 from capdeploy.export import graph as graphs
-from capdeploy.export import quantize
 from tests.conftest import wrap
 
 
@@ -86,8 +86,8 @@ def test_openvino_takes_eight_and_sixteen_bits(uneven, tmp_path):
     import openvino
 
     exact = answers(uneven, inputs(2))
-    quantize.openvino_int8(uneven, tmp_path / "int8.xml", inputs())
-    quantize.openvino_fp16(uneven, tmp_path / "fp16.xml")
+    for_openvino.int8(uneven, tmp_path / "int8.xml", inputs())
+    for_openvino.fp16(uneven, tmp_path / "fp16.xml")
     for name, near in (("int8", 0.5), ("fp16", 0.01)):
         compiled = openvino.Core().compile_model(tmp_path / f"{name}.xml", "CPU")
         found = compiled(inputs(2))[0]
@@ -126,5 +126,5 @@ def test_what_no_quantiser_can_read_is_one_line(tmp_path):
     with pytest.raises(StepFailedError, match=r"ONNX Runtime cannot quantise broken.onnx: \w+"):
         quantize.onnx_int8(tmp_path / "broken.onnx", tmp_path / "out.onnx", inputs(2))
     with pytest.raises(StepFailedError, match=r"OpenVINO cannot take broken.onnx"):
-        quantize.openvino_int8(tmp_path / "broken.onnx", tmp_path / "out.xml", inputs(2))
+        for_openvino.int8(tmp_path / "broken.onnx", tmp_path / "out.xml", inputs(2))
     assert not (tmp_path / "out.onnx").exists()
