@@ -51,7 +51,6 @@ def command(
         raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
     from capdeploy import pipeline
     from capdeploy.bench.matrix import conclude
-    from capdeploy.errors import BudgetError
     from capdeploy.report import plans, run
     from capdeploy.values.report import BenchmarkReport
 
@@ -65,7 +64,6 @@ def command(
     tell(style, report.to_json(), run.shown(report, brief=demo))
     for entry in bundle.find(output):
         bundle.require_parity(entry)
-    if missed := [metrics.missed for metrics in report.models if metrics.missed is not None]:
-        raise BudgetError("; ".join(missed))
+    report.require_accuracy()
     if isinstance(report.benchmark, BenchmarkReport):
         conclude(report.benchmark)

@@ -194,7 +194,6 @@ def seal(
     check_images : int
         How many images go along.
     """
-    classes = require_classes(model)
     state = {name: value.contiguous() for name, value in model.module.state_dict().items()}
     save_file(state, folder / bundle.WEIGHTS)
     chosen = test.take(check_images, seed=0)
@@ -217,7 +216,7 @@ def seal(
         role="baseline" if baseline is None else "compressed",
         baseline=baseline,
         checkpoint=model.checkpoint,
-        classes=classes,
+        classes=require_classes(model),
         head_cut=model.head_cut,
         reject_output=model.reject_output,
         preprocessing=model.preprocessing,

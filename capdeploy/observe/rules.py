@@ -4,8 +4,7 @@
 - convolutions: alpha1beta0 (contributions of the response's own sign only, bias left out), or
   gamma, or epsilon;
 - linear layers: epsilon; a bias keeps its share;
-- residual additions: to the summands of the result's own sign, which is epsilon's rule where the
-  signs agree;
+- residual additions: to the summands of the result's own sign (epsilon's rule where signs agree);
 - average pooling: in proportion to the responses; max pooling: to the winner;
 - activations, dropout and element-wise normalisation: unchanged, they have one input each;
 - products with a gate (squeeze-excite): all to the gated signal, nothing to the gate;
@@ -20,7 +19,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,7 +62,6 @@ class Rules:
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
-@dataclass(frozen=True)
 class Halves:
     """A convolution's weights by sign, split once for all batches.
 
@@ -71,18 +69,11 @@ class Halves:
     ----------
     layer : nn.Conv2d
         The convolution, batch normalisation folded in; its weights do not change.
-    positive, negative : torch.Tensor
-        The weights with the other sign's at zero, in the layer's shape.
     """
 
-    layer: nn.Conv2d
-    positive: torch.Tensor = field(init=False, repr=False)
-    negative: torch.Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        weight = self.layer.weight.detach()
-        object.__setattr__(self, "positive", weight.clamp(min=0))
-        object.__setattr__(self, "negative", weight.clamp(max=0))
+    def __init__(self, layer: nn.Conv2d) -> None:
+        self.layer, weight = layer, layer.weight.detach()
+        self.positive, self.negative = weight.clamp(min=0), weight.clamp(max=0)
 
 
 def _steady(values: torch.Tensor) -> torch.Tensor:

@@ -228,18 +228,14 @@ def _attempt(
     target = bench.folder / names[0]
     try:
         _make(bench, precision, runtime, target, exclude)
-    except StepFailedError as error:  # the network in single precision is whole, and stays
-        return Quantized(
-            precision=precision, runtime=runtime, files=names, size_bytes=0, before=before,
-            rejected=str(error),
-        )  # fmt: skip
-    try:
         after, hits = judge(bench, target, runtime)
-    except Exception as error:  # what a converter writes, a runtime may refuse in its own words
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return Quantized(
+    except MissingExtraError:
+        raise
+    except Exception as error:  # what a converter writes, a runtime may refuse in its own words;
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return Quantized(  # the network in single precision is whole, and stays
             precision=precision, runtime=runtime, files=names, size_bytes=0, before=before,
-            rejected=f"{runtime} cannot run {names[0]}: {line}",
+            rejected=lines[0],
         )  # fmt: skip
     drop = Difference.between(right.tolist(), hits.tolist())
     over = f"{drop.points:.1f} points lost, --max-drop allows {bench.most_points:g}"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from capdeploy.errors import BudgetError
 from capdeploy.values.accuracy import Accuracy, Confusion, Difference
 from capdeploy.values.artifact import Artifact, Parity, Quantized
 from capdeploy.values.checkpoint import Checkpoint
@@ -211,3 +212,14 @@ class RunReport(Noun):
         default=(), description="what the allocation went by, if it went by measured curves"
     )
     benchmark: Annotated[BenchmarkReport | Skipped, Field()]
+
+    def require_accuracy(self) -> None:
+        """Turn losses beyond the bound into an error, after they have been shown.
+
+        Raises
+        ------
+        BudgetError
+            If a network loses more than ``max_accuracy_drop`` points.
+        """
+        if missed := [metrics.missed for metrics in self.models if metrics.missed is not None]:
+            raise BudgetError("; ".join(missed))
