@@ -23,6 +23,8 @@ from capdeploy.values.plan import LayerCut, PruningPlan
 from capdeploy.zoo import SOURCES
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+REMAINS: Mapping[str, type[nn.Module]] = {"identity": nn.Identity, "relu": nn.ReLU}
+"""What takes the place of a removed residual block."""
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -37,6 +39,31 @@ def is_depthwise(layer: nn.Module) -> bool:
 def can_narrow(layer: nn.Module) -> bool:
     """Tell whether `narrow` can handle a layer."""
     return isinstance(layer, (nn.Conv2d, nn.Linear, *NORMS))
+
+
+def apply(network: nn.Module, plan: PruningPlan) -> None:
+    """Remove a plan's blocks and channels, in place.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; pass a copy if the original is still needed.
+    plan : PruningPlan
+        What goes; blocks first, for the plan says nothing of the layers within.
+
+    Raises
+    ------
+    ArchitectureError
+        If the network has no such block or layer, or too few channels.
+    """
+    for block in plan.removed:
+        parent, _, name = block.name.rpartition(".")
+        try:
+            network.get_submodule(block.name)
+        except AttributeError as error:
+            raise ArchitectureError(f"the network has no block {block.name}") from error
+        setattr(network.get_submodule(parent), name, REMAINS[block.becomes]())
+    narrow(network, plan.layers)
 
 
 def narrow(network: nn.Module, cuts: Iterable[LayerCut]) -> None:
@@ -248,7 +275,7 @@ def from_plan(
         If the weights do not fit.
     """
     network = build(architecture, outputs)
-    narrow(network, plan.layers)
+    apply(network, plan)
     try:
         network.load_state_dict(up_to_date(load_file(weights), network), strict=True)
     except (RuntimeError, SafetensorError) as error:

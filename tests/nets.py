@@ -53,6 +53,36 @@ class Residual(nn.Module):
         return self.head(torch.cat([x, z], dim=1).mean(dim=(2, 3)))
 
 
+class Block(nn.Module):
+    """A residual block as ResNets have it."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, inner, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        y += x
+        return F.relu(y, inplace=True)
+
+
+class Blocks(nn.Module):
+    """A stem and three residual blocks in a row."""
+
+    def __init__(self, num_classes: int = 10, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.stage = nn.Sequential(*(Block(width, 2 * width) for _ in range(3)))
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images):
+        return self.head(self.stage(F.relu(self.norm(self.stem(images)))).mean(dim=(2, 3)))
+
+
 class ConvHead(nn.Module):
     """The classifier is a 1x1 convolution, as in SqueezeNet."""
 

@@ -110,6 +110,11 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--skip-first", int, "First convolutions to leave whole."),
     ("--protect", Words(), "Layers to leave whole (patterns)."),
     ("--residual", click.Choice(["keep", "prune"]), "Layers that feed a residual add."),
+    (
+        "--depth",
+        click.Choice(["keep", "prune"]),
+        "prune: remove residual blocks whole where that harms least for what it saves.",
+    ),
     ("--bn-images", int, "Images to re-estimate BN statistics on; 0 is off."),
     ("--epochs", int, "Fine-tuning epochs; 0 is none."),
     ("--lr", float, "Learning rate; default: found by a range test."),

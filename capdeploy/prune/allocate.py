@@ -6,10 +6,10 @@ one group at a time. A budget takes as many steps as it needs, so a larger drop 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from capdeploy.prune.ledger import Ledger, Meter
+from capdeploy.prune.ledger import Ledger, Meter, Site
 from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
 
@@ -38,19 +38,19 @@ class Room:
 
 @dataclass(frozen=True)
 class Step:
-    """One group becomes narrower.
+    """One group becomes narrower, or a block goes whole.
 
     Parameters
     ----------
-    group : str
+    name : str
         Which.
     keep : int
-        Channels that remain.
+        Channels that remain; 0 of a block.
     left : float
         What then remains of the quantity that the order was made for.
     """
 
-    group: str
+    name: str
     keep: int
     left: float
 
@@ -87,7 +87,13 @@ def normalised(scores: Sequence[float]) -> tuple[float, ...]:
 
 
 def steps(
-    geometry: NetworkGeometry, rooms: Sequence[Room], meter: Meter, price: Meter, *, even: bool
+    geometry: NetworkGeometry,
+    rooms: Sequence[Room],
+    sites: Sequence[Site],
+    meter: Meter,
+    price: Meter,
+    *,
+    even: bool,
 ) -> Iterator[Step]:
     """Order the steps of all groups.
 
@@ -97,6 +103,8 @@ def steps(
         The whole network.
     rooms : Sequence[Room]
         Groups that may shrink.
+    sites : Sequence[Site]
+        Blocks that may be removed whole, which does the harm of losing all channels within.
     meter : Meter
         Counts what the budget limits.
     price : Meter
@@ -110,23 +118,24 @@ def steps(
         From the whole network down to all floors.
     """
     groups = [room.group for room in rooms]
-    ledger = Ledger(geometry, groups, meter)
-    prices = ledger if meter == price else Ledger(geometry, groups, price)
+    ledger = Ledger(geometry, groups, meter, sites)
+    prices = ledger if meter == price else Ledger(geometry, groups, price, sites)
     by_name = {room.group.name: room for room in rooms}
+    going = {site.name: site for site in sites}
+    touched = {name: set(ledger.touched(name)) for name in (*by_name, *going)}
     sharing = {
-        name: [
-            other for other in by_name
-            if set(ledger.touched(name)) & set(ledger.touched(other))
-        ]
-        for name in by_name
-    }  # fmt: skip
+        name: [other for other in touched if touched[name] & touched[other]] for name in touched
+    }
     offers: dict[str, tuple[float, int]] = {}
-    position = {name: place for place, name in enumerate(by_name)}
-    changed = list(by_name)
+    position = {name: place for place, name in enumerate(touched)}
+    changed = list(touched)
     while True:
         for name in changed:
             offers.pop(name, None)
-            found = _price(prices, by_name[name], even=even)
+            if name in going:
+                found = _price_of_block(prices, going[name], by_name)
+            else:
+                found = _price(prices, by_name[name], even=even)
             if found is not None:
                 offers[name] = found
         if not offers:
@@ -151,6 +160,17 @@ def _price(ledger: Ledger, room: Room, *, even: bool) -> tuple[float, int] | Non
     saved = ledger.saving(name, keep)
     harm = room.harm[width - keep] - room.harm[width - now]
     return harm / max(saved, 1e-12), keep
+
+
+def _price_of_block(
+    ledger: Ledger, site: Site, rooms: Mapping[str, Room]
+) -> tuple[float, int] | None:
+    """Price the removal of a block: the harm of what is left in it, per unit saved."""
+    left = [(rooms[name], ledger.keep[name]) for name in site.inner]
+    if not any(keep for _, keep in left):
+        return None
+    harm = sum(room.harm[-1] - room.harm[room.group.width - keep] for room, keep in left)
+    return harm / max(ledger.saving(site.name, 0), 1e-12), 0
 
 
 @dataclass(frozen=True)
@@ -186,6 +206,7 @@ def meet(
     caps: Sequence[Cap],
     *,
     even: bool,
+    sites: Sequence[Site] = (),
     price: Meter | None = None,
 ) -> tuple[dict[str, int], list[float]]:
     """Follow the order of steps until every cap holds.
@@ -204,28 +225,30 @@ def meet(
         What has to hold, at least one; the order of steps is made for the first.
     even : bool
         See `steps`.
+    sites : Sequence[Site]
+        See `steps`.
     price : Meter | None
         See `steps`; None: the first cap's.
 
     Returns
     -------
     tuple[dict[str, int], list[float]]
-        Channels that each of the groups keeps, and what is left then for each cap; more than its
-        most if every group is at its floor.
+        Channels that each of the groups keeps, 0 if it goes with a block, and what is left then
+        for each cap; more than its most if every group is at its floor.
     """
-    ledgers = [Ledger(geometry, [room.group for room in rooms], cap.meter) for cap in caps]
+    ledgers = [Ledger(geometry, [room.group for room in rooms], cap.meter, sites) for cap in caps]
     meter = caps[0].meter
     for step in [] if _hold(caps, [ledger.left for ledger in ledgers]) else steps(
-        geometry, rooms, meter, price or meter, even=even
+        geometry, rooms, sites, meter, price or meter, even=even
     ):  # fmt: skip
-        after = [ledger.left - ledger.saving(step.group, step.keep) for ledger in ledgers]
+        after = [ledger.left - ledger.saving(step.name, step.keep) for ledger in ledgers]
         last = _hold(caps, after)
         keep = step.keep
-        if last and not _near(caps, after):
-            room = next(room for room in rooms if room.group.name == step.group)
+        room = next((room for room in rooms if room.group.name == step.name), None)
+        if last and room is not None and not _near(caps, after):
             keep = _between(ledgers, caps, room, step.keep)
         for ledger in ledgers:
-            ledger.take(step.group, keep)
+            ledger.take(step.name, keep)
         if last:
             break
     return ledgers[0].keep, [ledger.left for ledger in ledgers]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from capdeploy import rebuild
 from capdeploy.errors import StepFailedError
 from capdeploy.model import Model
-from capdeploy.rebuild import narrow
 from capdeploy.values.plan import PruningPlan
 
 
@@ -33,7 +33,7 @@ def cut(model: Model, plan: PruningPlan) -> Model:
         If the copy does not run or does not cost what was promised.
     """
     module = model.copy_module()
-    narrow(module, plan.layers)
+    rebuild.apply(module, plan)
     head = next((cut for cut in plan.layers if cut.layer == model.head), None)
     head_cut = model.head_cut or (head is not None and head.kept_out is not None)
     smaller = replace(model.with_module(module), head_cut=head_cut)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from capdeploy.prune.ledger import Meter
+from capdeploy.prune.ledger import Meter, Site
 from capdeploy.values.cost import Cost, NetworkGeometry
-from capdeploy.values.group import Group
+from capdeploy.values.group import Block, Group
 from capdeploy.values.latency import LatencyTable
 from capdeploy.values.plan import LayerCut
 from capdeploy.values.scores import FilterScores
@@ -37,6 +37,8 @@ class Ground:
         there.
     latency : LatencyTable | None
         The layers' times; budgets of latency and the allocation ``latency`` need them.
+    blocks : Sequence[Block]
+        Residual blocks of the head-cut network.
     """
 
     scores: FilterScores
@@ -47,6 +49,7 @@ class Ground:
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     whole: Mapping[str, int] = field(default_factory=dict)
     latency: LatencyTable | None = None
+    blocks: Sequence[Block] = ()
 
     def meter(self, quantity: str) -> Meter:
         """Count a quantity of this network."""
@@ -55,3 +58,35 @@ class Ground:
     def width_of(self, group: Group) -> int:
         """Return what a group had before any step."""
         return self.whole.get(group.name, group.width)
+
+    def sites(self, free: Sequence[Group]) -> tuple[Site, ...]:
+        """List the blocks that may go whole: every group that lies within one may be cut.
+
+        Parameters
+        ----------
+        free : Sequence[Group]
+            Groups that may be cut.
+
+        Returns
+        -------
+        tuple[Site, ...]
+            Blocks with such groups; what a block without any is worth, no score says.
+        """
+        names = {group.name for group in free}
+        found = []
+        for block in self.blocks:
+            layers = set(block.layers)
+            inner = [
+                group.name for group in self.groups
+                if {member.layer for member in group.members} <= layers
+            ]  # fmt: skip
+            if inner and names.issuperset(inner):
+                found.append(Site(block, tuple(inner)))
+        return tuple(found)
+
+    def removed(self, keep: Mapping[str, int]) -> tuple[Block, ...]:
+        """List the blocks that are gone when groups keep so many channels."""
+        return tuple(
+            site.block for site in self.sites(self.groups)
+            if not any(keep[name] for name in site.inner)
+        )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from capdeploy.values.cost import Cost, LayerGeometry, NetworkGeometry
-from capdeploy.values.group import Group
+from capdeploy.values.group import Block, Group
 from capdeploy.values.latency import LatencyTable
 
 NODE_BYTES = 600
@@ -57,6 +57,27 @@ class Meter:
         return float(cost.parameters) * (4.0 if self.quantity in WEIGHTY else 1.0)
 
 
+@dataclass(frozen=True)
+class Site:
+    """A residual block that may be removed whole.
+
+    Parameters
+    ----------
+    block : Block
+        The block.
+    inner : tuple[str, ...]
+        Groups of which every layer lies in it; they go with it.
+    """
+
+    block: Block
+    inner: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The block's name; no group has it, for groups are named after layers."""
+        return self.block.name
+
+
 class Ledger:
     """What the network costs at the groups' present widths; only what changes is counted anew.
 
@@ -68,9 +89,17 @@ class Ledger:
         Its groups that may shrink.
     meter : Meter
         What is counted.
+    sites : Sequence[Site]
+        Blocks that may go; they are narrowed to nothing by their name.
     """
 
-    def __init__(self, geometry: NetworkGeometry, groups: Sequence[Group], meter: Meter) -> None:
+    def __init__(
+        self,
+        geometry: NetworkGeometry,
+        groups: Sequence[Group],
+        meter: Meter,
+        sites: Sequence[Site] = (),
+    ) -> None:
         self._meter = meter
         self._layers = {layer.layer: layer for layer in geometry.layers}
         self._widths = {
@@ -84,6 +113,7 @@ class Ledger:
                 each = sum(map(len, member.positions)) / group.width
                 side = 0 if member.side == "out" else 1
                 touched.setdefault(member.layer, [0.0, 0.0])[side] += each
+        self._sites = {site.name: site for site in sites}
         self.keep = {group.name: group.width for group in groups}
         self._unit = {group.name: group.unit for group in groups}
         if meter.quantity == "channels":
@@ -91,29 +121,48 @@ class Ledger:
         else:
             self.left = meter.whole(geometry)
 
-    def touched(self, group: str) -> Iterator[str]:
-        """Name the layers whose cost depends on a group."""
-        return iter(self._touch[group])
+    def touched(self, name: str) -> Iterator[str]:
+        """Name the layers whose cost depends on a group, or that go with a block."""
+        if name in self._sites:
+            return iter(self._sites[name].block.layers)
+        return iter(self._touch[name])
 
-    def saving(self, group: str, keep: int) -> float:
-        """Say how much narrowing a group to `keep` channels would save now."""
-        fewer = self.keep[group] - keep
+    def saving(self, name: str, keep: int) -> float:
+        """Say how much narrowing a group to `keep` channels, or losing a block, would save now."""
+        if name in self._sites:
+            return self._saved_by_removing(self._sites[name])
+        fewer = self.keep[name] - keep
         if self._meter.quantity == "channels":
-            return float(fewer * self._unit[group])
+            return float(fewer * self._unit[name])
         saved = 0.0
-        for name, (out, into) in self._touch[group].items():
-            now_out, now_in = self._widths[name]
-            layer = self._layers.get(name)
-            if layer is not None:
-                saved += self._meter.layer(layer, now_out, now_in)
-                saved -= self._meter.layer(layer, now_out - fewer * out, now_in - fewer * into)
+        for layer, (out, into) in self._touch[name].items():
+            now_out, now_in = self._widths[layer]
+            shape = self._layers.get(layer)
+            if shape is not None:
+                saved += self._meter.layer(shape, now_out, now_in)
+                saved -= self._meter.layer(shape, now_out - fewer * out, now_in - fewer * into)
         return saved
 
-    def take(self, group: str, keep: int) -> None:
-        """Narrow a group."""
-        self.left -= self.saving(group, keep)
-        fewer = self.keep[group] - keep
-        for name, (out, into) in self._touch[group].items():
-            self._widths[name][0] -= fewer * out
-            self._widths[name][1] -= fewer * into
-        self.keep[group] = keep
+    def _saved_by_removing(self, site: Site) -> float:
+        if self._meter.quantity == "channels":
+            return float(sum(self._unit[name] * self.keep[name] for name in site.inner))
+        layers = [name for name in site.block.layers if name in self._layers]
+        nodes = NODE_BYTES * len(layers) if self._meter.quantity in WEIGHTY else 0
+        return nodes + sum(
+            self._meter.layer(self._layers[name], *self._widths[name]) for name in layers
+        )
+
+    def take(self, name: str, keep: int) -> None:
+        """Narrow a group, or remove a block."""
+        self.left -= self.saving(name, keep)
+        if name in self._sites:
+            site = self._sites[name]
+            for layer in site.block.layers:
+                self._layers.pop(layer, None)
+            self.keep.update(dict.fromkeys(site.inner, 0))
+            return
+        fewer = self.keep[name] - keep
+        for layer, (out, into) in self._touch[name].items():
+            self._widths[layer][0] -= fewer * out
+            self._widths[layer][1] -= fewer * into
+        self.keep[name] = keep

@@ -11,7 +11,6 @@ from capdeploy.prune import translate, widths
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.votes import group_scores
 from capdeploy.values.budget import Budget
-from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
 from capdeploy.values.plan import GroupCut, PruningPlan
 from capdeploy.values.scores import FilterScores
@@ -39,7 +38,7 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         within its tolerance.
     """
     groups, geometry = ground.groups, ground.geometry
-    first = _first_convolutions(geometry, budget.skip_first)
+    first = widths.first_convolutions(geometry, budget.skip_first)
     reasons = {group.name: _why_whole(group, ground.scores, budget, first) for group in groups}
     keep = widths.kept(ground, budget, reasons)
     cuts = tuple(_cut(group, ground.scores, keep[group.name], reasons, budget) for group in groups)
@@ -51,10 +50,12 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
             f"nothing can be cut at ratio {budget.ratio:g} with align {budget.align}: "
             f"{'; '.join(why[:3])}"
         )
-    layers = translate.layer_cuts(groups, cuts, geometry, ground.head)
-    left = translate.widths(layers, geometry, ground.head)
+    blocks = ground.removed(keep)
+    remaining = geometry.without({layer for block in blocks for layer in block.layers})
+    layers = translate.layer_cuts(groups, cuts, remaining, ground.head)
+    left = translate.widths(layers, remaining)
     cuts = tuple(
-        translate.costed(group, cut, geometry, left)
+        translate.costed(group, cut, geometry, remaining, left)
         for group, cut in zip(groups, cuts, strict=True)
     )
     return PruningPlan(
@@ -62,16 +63,12 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         budget=budget,
         groups=cuts,
         layers=layers,
+        removed=blocks,
         realised_ratio=removed / prunable if prunable else 0.0,
         full=ground.full,
         before=geometry.cost(),
-        after=geometry.cost(left),
+        after=remaining.cost(left),
     )
-
-
-def _first_convolutions(geometry: NetworkGeometry, count: int) -> frozenset[str]:
-    kinds = ("conv", "depthwise")
-    return frozenset([layer.layer for layer in geometry.layers if layer.kind in kinds][:count])
 
 
 def _cut(
@@ -90,7 +87,7 @@ def _cut(
         value = group_scores(group, scores)
         order = _ranked(group, value)
         best = order[:kept]
-        if scores.percentile:
+        if scores.percentile and kept:
             nominal = _nominal(value[order[kept]], group.width)
     return GroupCut(
         group=group.name,

@@ -57,9 +57,7 @@ def _kept(width: int, gone: set[int]) -> tuple[int, ...] | None:
     return tuple(index for index in range(width) if index not in gone) if gone else None
 
 
-def widths(
-    layers: Sequence[LayerCut], geometry: NetworkGeometry, head: LayerCut | None
-) -> dict[str, tuple[int, int]]:
+def widths(layers: Sequence[LayerCut], geometry: NetworkGeometry) -> dict[str, tuple[int, int]]:
     """Say how wide each layer that loses something is then: (outputs, inputs)."""
     shapes = {layer.layer: layer for layer in geometry.layers}
     widths = {}
@@ -75,13 +73,16 @@ def costed(
     group: Group,
     cut: GroupCut,
     geometry: NetworkGeometry,
+    remaining: NetworkGeometry,
     widths: Mapping[str, tuple[int, int]],
 ) -> GroupCut:
-    """Note what the layers that make a group cost before and after."""
+    """Note what the layers that make a group cost before and after, without removed blocks."""
     makers = {member.layer for member in group.members if member.side == "out"}
-    before = after = 0
-    for layer in (layer for layer in geometry.layers if layer.layer in makers):
-        whole = (layer.out_channels, layer.in_channels)
-        before += layer.cost(*whole).macs
-        after += layer.cost(*widths.get(layer.layer, whole)).macs
+    before, after = (
+        sum(
+            layer.cost(*seen.get(layer.layer, (layer.out_channels, layer.in_channels))).macs
+            for layer in layers.layers if layer.layer in makers
+        )
+        for layers, seen in ((geometry, {}), (remaining, widths))
+    )  # fmt: skip
     return cut.model_copy(update={"macs": before, "macs_left": after})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from capdeploy.errors import PlanError
 from capdeploy.prune import allocate
 from capdeploy.prune.ground import Ground
-from capdeploy.prune.ledger import Meter
+from capdeploy.prune.ledger import Meter, Site
 from capdeploy.prune.votes import group_scores
 from capdeploy.values.budget import Budget
+from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
 
 MEASURED = frozenset({"latency", "rss"})
@@ -45,7 +47,7 @@ def width_kept(width: int, ratio: float, align: int) -> int:
 
 
 def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> dict[str, int]:
-    """Say how many channels each group keeps."""
+    """Say how many channels each group keeps; 0 if all its layers go with a removed block."""
     whole = {group.name: group.width for group in ground.groups}
     if not budget.cuts:
         return whole
@@ -71,7 +73,7 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
     caps = _caps(ground, budget, free)
     keep, left = allocate.meet(
         ground.geometry, rooms, caps, even=budget.allocation == "uniform",
-        price=_price(ground, budget),
+        sites=_sites(ground, budget, free), price=_price(ground, budget),
     )  # fmt: skip
     # A latency or a memory is only estimated here; whether it is met, measuring tells.
     judged = [
@@ -85,6 +87,25 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
         binding = max(judged, key=lambda pair: pair[1] / pair[0].most)
         raise PlanError(_missed(budget, reasons, *binding))
     return whole | keep
+
+
+def _sites(ground: Ground, budget: Budget, free: Sequence[Group]) -> Sequence[Site]:
+    """List the blocks that may go; a layer that is to stay whole, or in part, keeps its own."""
+    if budget.depth == "keep" or budget.floor:
+        return ()
+    first = first_convolutions(ground.geometry, budget.skip_first)
+    return [
+        site for site in ground.sites(free)
+        if not first & set(site.block.layers)
+        and not any(fnmatchcase(layer, pattern)
+                    for layer in site.block.layers for pattern in budget.protect)
+    ]  # fmt: skip
+
+
+def first_convolutions(geometry: NetworkGeometry, count: int) -> frozenset[str]:
+    """Name the first convolutions of a network, in order of execution."""
+    kinds = ("conv", "depthwise")
+    return frozenset([layer.layer for layer in geometry.layers if layer.kind in kinds][:count])
 
 
 def _caps(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[allocate.Cap]:

@@ -20,6 +20,7 @@ def plan(drawn: PruningPlan) -> Table:
         f"parameters: {count(before.parameters)} -> {count(after.parameters)} "
         f"({before.parameters / after.parameters:.2f}x fewer), full head "
         f"{count(drawn.full.parameters)}",
+        *((f"removed whole: {_removed(drawn)}",) if drawn.removed else ()),
         *((drawn.search.sentence,) if drawn.search is not None else ()),
     )
     return Table(
@@ -31,6 +32,10 @@ def plan(drawn: PruningPlan) -> Table:
         rows,
         notes,
     )  # fmt: skip
+
+
+def _removed(drawn: PruningPlan) -> str:
+    return ", ".join(block.name for block in drawn.removed)
 
 
 def _group(cut: GroupCut, drawn: PruningPlan, *, nominal: bool) -> tuple[str, ...]:
@@ -76,7 +81,7 @@ def compare(plans: Sequence[tuple[str, PruningPlan]]) -> Table:
         f"{name}: {drawn.strategy}, {drawn.budget}; MACs {count(drawn.after.macs)} "
         f"({drawn.before.macs / drawn.after.macs:.2f}x fewer), parameters "
         f"{count(drawn.after.parameters)} ({drawn.before.parameters / drawn.after.parameters:.2f}x "
-        "fewer)"
+        f"fewer)" + (f"; removed whole: {_removed(drawn)}" if drawn.removed else "")
         for name, drawn in plans
     )
     columns = ("group", "width", *(name for name, _ in plans), "kept by all")

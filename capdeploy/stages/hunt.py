@@ -104,7 +104,8 @@ class Hunt:
         """Sum what the layers count at a plan's widths."""
         kept = {cut.layer: cut for cut in plan.layers}
         meter, total = self.ground.meter(self.quantity), 0.0
-        for layer in self.ground.geometry.layers:
+        gone = {layer for block in plan.removed for layer in block.layers}
+        for layer in self.ground.geometry.without(gone).layers:
             cut = kept.get(layer.layer)
             out = layer.out_channels if cut is None or cut.kept_out is None else len(cut.kept_out)
             into = layer.in_channels if cut is None or cut.kept_in is None else len(cut.kept_in)
@@ -114,7 +115,7 @@ class Hunt:
     def try_out(self, plan: PruningPlan) -> Point:
         """Cut, export and measure a plan; nothing is done for one that was tried already."""
         for point in self.points:
-            if point.plan.layers == plan.layers:
+            if (point.plan.layers, point.plan.removed) == (plan.layers, plan.removed):
                 return point
         file = self._export(plan, f"candidate-{len(self.points)}")
         rounds, cached = self._measure(file)

@@ -163,7 +163,7 @@ def make(
     if recipe.steps > 1 and budget.cuts:
         made = _stepwise(name, recipe, teacher, images, start, drawn, say)
     else:
-        _tell_whole(drawn, say)
+        _tell(drawn, say)
         made = Made(name, drawn, apply.cut(full, drawn))
         if budget.cuts:
             made = recover(made, teacher, images, recipe, recipe.epochs, say)
@@ -188,7 +188,9 @@ def _rejecting(made: Made, images: Samples, recipe: Recipe, say: Say) -> Made:
     return replace(made, rejecting=model)
 
 
-def _tell_whole(drawn: PruningPlan, say: Say) -> None:
+def _tell(drawn: PruningPlan, say: Say) -> None:
+    if drawn.removed:
+        say.note(f"removed whole: {', '.join(block.name for block in drawn.removed)}")
     for left in drawn.left_whole():
         say.note(f"{left.group} and its group stay whole: {left.whole_because}")
 
@@ -219,7 +221,7 @@ def _stepwise(
         further = planning.draw(ground, budget.part(step, steps, has))
         plan = plan.then(further).model_copy(update={"budget": budget})
         if step == steps:
-            _tell_whole(plan, say)
+            _tell(plan, say)
         made = Made(name, plan, apply.cut(model, further))
         epochs = recipe.epochs // steps + (recipe.epochs % steps if step == steps else 0)
         made = recover(made, teacher, images, recipe, epochs, say)

@@ -9,7 +9,7 @@ from capdeploy import score as room
 from capdeploy.errors import StepFailedError
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
-from capdeploy.prune import groups, sensitivity
+from capdeploy.prune import blocks, groups, sensitivity
 from capdeploy.prune.ground import Ground
 from capdeploy.samples import Samples
 from capdeploy.stages import latency
@@ -59,7 +59,8 @@ def ground(
         times = latency.table(
             model, coupled, place_of(recipe), align=recipe.align, cache=workplace.cache(), say=say
         )
-    return Ground(scores, coupled, model.geometry, head, full, curves, latency=times)
+    found = blocks.find(model) if recipe.depth == "prune" else ()
+    return Ground(scores, coupled, model.geometry, head, full, curves, latency=times, blocks=found)
 
 
 def judged(

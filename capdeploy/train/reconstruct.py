@@ -76,7 +76,7 @@ def reconstruct(
     """
     module = cut.copy_module().eval()
     cuts = {entry.layer: entry for entry in plan.layers}
-    wishes = _wishes(cut, module, cuts)
+    wishes = _wishes(cut, module, cuts, _behind(intact, plan))
     parts = [part for source in images for part in _parts(source, batch_size)]
     batches = [batch for batch, _ in parts]
     here, there = Walk(module, batches), Walk(intact.module, batches)
@@ -101,14 +101,25 @@ def reconstruct(
     return cut.with_module(module)
 
 
-def _wishes(cut: Model, module: nn.Module, cuts: Mapping[str, LayerCut]) -> dict[str, int]:
+def _behind(intact: Model, plan: PruningPlan) -> frozenset[str]:
+    """Name the layers that run after the first removed block."""
+    gone = {layer for block in plan.removed for layer in block.layers}
+    order = intact.trace.filters
+    first = next((place for place, name in enumerate(order) if name in gone), len(order))
+    return frozenset(order[first:])
+
+
+def _wishes(
+    cut: Model, module: nn.Module, cuts: Mapping[str, LayerCut], off: frozenset[str]
+) -> dict[str, int]:
     """List the layers that are solved, in order of execution, and the images each is shown."""
     wishes: dict[str, int] = {}
     for name in cut.trace.filters:
         layer = module.get_submodule(name)
         small = is_linear_map(layer) and inputs_of(layer) <= LARGEST
         # Behind the first layer that lost inputs, all inputs are a little off; every layer helps.
-        behind = bool(wishes) or (name in cuts and cuts[name].kept_in is not None)
+        lost = name in off or (name in cuts and cuts[name].kept_in is not None)
+        behind = bool(wishes) or lost
         if small and behind and cut.trace.calls[name] == 1:
             seen = min(POSITIONS, cut.trace.positions[name])
             wishes[name] = max(FEWEST, ROWS_PER_INPUT * inputs_of(layer) // seen)

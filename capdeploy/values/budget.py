@@ -152,6 +152,11 @@ class Budget(Noun):
     residual: Literal["keep", "prune"] = Field(
         default="prune", description="keep: layers that feed a residual add stay whole"
     )
+    depth: Literal["keep", "prune"] = Field(
+        default="keep",
+        description="prune: a residual block is removed whole where that harms least for what it "
+        "saves",
+    )
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
@@ -159,6 +164,11 @@ class Budget(Noun):
             raise ValueError("a budget is either a ratio or a limit")
         if self.also and self.limit is None:
             raise ValueError("a ratio and limits cannot be met together; leave out one of them")
+        if self.depth == "prune" and self.allocation == "uniform" and self.cuts:
+            raise ValueError(
+                "with --depth prune what harms least goes first; the allocation uniform weighs "
+                "no harm: take global, sensitivity or latency"
+            )
         quantities = [each.quantity for each in (self.limit, *self.also) if each is not None]
         if len(set(quantities)) != len(quantities) or any(each.measured for each in self.also):
             raise ValueError(

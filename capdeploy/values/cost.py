@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -66,6 +66,11 @@ class NetworkGeometry(Noun):
 
     layers: tuple[LayerGeometry, ...]
     other_parameters: int = Field(ge=0)
+
+    def without(self, names: Collection[str]) -> NetworkGeometry:
+        """Leave layers out."""
+        left = tuple(layer for layer in self.layers if layer.layer not in names)
+        return self.model_copy(update={"layers": left})
 
     def cost(self, widths: Mapping[str, tuple[int, int]] | None = None) -> Cost:
         """Cost the network, with some layers at other widths.

@@ -23,6 +23,16 @@ class Member(Noun):
         return f"{self.layer}:{self.side}"
 
 
+class Block(Noun):
+    """A residual block that a network runs without: its shortcut hands the input on."""
+
+    name: str = Field(description="of the module that is replaced")
+    becomes: Literal["identity", "relu"] = Field(
+        description="what is left: the input itself, or the activation behind the addition"
+    )
+    layers: tuple[str, ...] = Field(min_length=1, description="layers with weights that go with it")
+
+
 class Group(Noun):
     """Channels that must go together."""
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from capdeploy.values.budget import Budget
 from capdeploy.values.cost import Cost
+from capdeploy.values.group import Block
 from capdeploy.values.latency import Search
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 
@@ -38,7 +39,9 @@ class GroupCut(Noun):
     members: tuple[str, ...] = Field(min_length=1, description="layer:out and layer:in")
     width: int = Field(gt=0)
     unit: int = Field(default=1, gt=0, description="filters that go with one of the width")
-    kept: tuple[int, ...] = Field(min_length=1, description="ascending, of 0..width-1")
+    kept: tuple[int, ...] = Field(
+        description="ascending, of 0..width-1; none if all its layers go with a removed block"
+    )
     macs: int = Field(default=0, ge=0, description="of the layers that make it, before")
     macs_left: int = Field(default=0, ge=0, description="of the same layers, after")
     whole_because: str | None = Field(default=None, description="why nothing could be removed")
@@ -51,7 +54,7 @@ class GroupCut(Noun):
     def _refuse(self) -> Self:
         if list(self.kept) != sorted(set(self.kept)):
             raise ValueError(f"group {self.group}: kept indices must ascend without repeats")
-        if self.kept[0] < 0 or self.kept[-1] >= self.width:
+        if self.kept and (self.kept[0] < 0 or self.kept[-1] >= self.width):
             raise ValueError(f"group {self.group}: a kept index is outside 0..{self.width - 1}")
         return self
 
@@ -64,6 +67,9 @@ class PruningPlan(Noun):
     budget: Budget
     groups: tuple[GroupCut, ...]
     layers: tuple[LayerCut, ...] = Field(description="the head's cut included, in class order")
+    removed: tuple[Block, ...] = Field(
+        default=(), description="residual blocks that are removed whole, in order of execution"
+    )
     realised_ratio: float = Field(ge=0, lt=1, description="share of prunable filters removed")
     full: Cost = Field(description="the original network")
     before: Cost = Field(description="head cut, nothing else")
@@ -75,6 +81,12 @@ class PruningPlan(Noun):
         names = [cut.layer for cut in self.layers]
         if len(set(names)) != len(names):
             raise ValueError("a layer is cut twice")
+        gone = {layer for block in self.removed for layer in block.layers}
+        if lost := sorted(gone & set(names)):
+            raise ValueError(f"layer {lost[0]} is cut, and removed with its block")
+        emptied = [cut.group for cut in self.groups if not cut.kept and cut.group not in gone]
+        if emptied:
+            raise ValueError(f"group {emptied[0]} would lose every channel, its block stays")
         return self
 
     def left_whole(self) -> tuple[GroupCut, ...]:
@@ -105,13 +117,18 @@ class PruningPlan(Noun):
             )
             for name in names
         )
+        gone = {layer for block in later.removed for layer in block.layers}
         before = {cut.group: cut for cut in self.groups}
-        groups = tuple(_on_top(before[cut.group], cut) for cut in later.groups)
+        further = {cut.group: _on_top(before[cut.group], cut) for cut in later.groups}
+        # What went with a block is not there for the later plan to see.
+        groups = tuple(further.get(name, cut) for name, cut in before.items())
         width = sum(cut.unit * cut.width for cut in groups)
         remain = sum(cut.unit * len(cut.kept) for cut in groups)
         return later.model_copy(
             update={
-                "groups": groups, "layers": layers, "full": self.full, "before": self.before,
+                "groups": groups, "full": self.full, "before": self.before,
+                "layers": tuple(cut for cut in layers if cut.layer not in gone),
+                "removed": (*self.removed, *later.removed),
                 "realised_ratio": 1 - remain / width if width else 0.0,
             }
         )  # fmt: skip

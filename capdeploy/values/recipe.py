@@ -112,6 +112,9 @@ class Recipe(Common):
     skip_first: int = Field(default=0, ge=0)
     protect: tuple[str, ...] = ()
     residual: Literal["keep", "prune"] = "prune"
+    depth: Literal["keep", "prune"] = Field(
+        default="keep", description="prune: residual blocks may be removed whole"
+    )
     keep_head: bool = False
 
     bn_images: int = Field(default=1024, ge=0, description="for BN re-estimation; 0 = off")
@@ -182,7 +185,7 @@ class Recipe(Common):
         rest: dict[str, Any] = {
             "tolerance": self.tolerance, "align": self.align,
             "floor": self.floor, "skip_first": self.skip_first, "protect": self.protect,
-            "residual": self.residual,
+            "residual": self.residual, "depth": self.depth,
         }  # fmt: skip
         asked = (
             ("macs", self.max_macs), ("parameters", self.max_params), ("size", self.max_size),

@@ -10,6 +10,7 @@ from capdeploy.values.accuracy import Accuracy, ClassAccuracy, wilson
 from capdeploy.values.budget import Budget
 from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.classes import ClassSubset
+from capdeploy.values.group import Block
 from capdeploy.values.manifest import Manifest
 from capdeploy.values.plan import GroupCut, LayerCut, PruningPlan
 from capdeploy.values.profile import HardwareProfile
@@ -45,7 +46,8 @@ from capdeploy.values.scores import FilterScores, LayerScores
         (lambda: LayerCut(layer="c", kept_in=(1, 1)), "repeat"),
         (lambda: GroupCut(group="c", members=("c:out",), width=4, kept=(2, 1)), "ascend"),
         (lambda: GroupCut(group="c", members=("c:out",), width=4, kept=(0, 4)), "outside 0..3"),
-        (lambda: GroupCut(group="c", members=("c:out",), width=4, kept=()), "at least 1"),
+        (lambda: Block(name="b", becomes="relu", layers=()), "at least 1"),
+        (lambda: Block(name="b", becomes="conv", layers=("b.c",)), "identity"),
         (lambda: ClassAccuracy(name="a", correct=3, images=2), "3 correct of 2"),
         (lambda: Preprocessing(height=8, width=8, mean=(0, 0, 0), std=(1, 0, 1)), "std must be"),
         (lambda: Recipe(checkpoint="c", arch="a", data="d", ratio=(0.5, 0.5)), "twice"),

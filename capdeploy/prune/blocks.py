@@ -1,0 +1,102 @@
+"""Residual blocks that can be removed whole, found by experiment, as plain data.
+
+A block answers ``act(x + branch(x))``. Without its weights the branch answers nothing, so a module
+that then gives back its input, or the input's positive part, runs just as well without a branch:
+no tracing, and no knowledge of how anyone writes such a block.
+
+Veit et al., Residual networks behave like ensembles of relatively shallow networks, NeurIPS 2016:
+a trained network survives the loss of such a block, as no other layer's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from capdeploy.model import Model
+from capdeploy.observe.taps import evaluating, tapped
+from capdeploy.rebuild import NORMS, REMAINS
+from capdeploy.values.group import Block
+
+
+def find(model: Model) -> tuple[Block, ...]:
+    """Find every innermost block whose input and output can be the same.
+
+    Parameters
+    ----------
+    model : Model
+        The network; it is left as it was.
+
+    Returns
+    -------
+    tuple[Block, ...]
+        In order of execution.
+    """
+    once = {name for name, calls in model.trace.calls.items() if calls == 1} - {model.head}
+    seen = _inputs(model, once)
+    found: list[Block] = []
+    # Innermost first: what holds a block that is found already is a row of blocks.
+    for name in sorted(seen, key=lambda name: -name.count(".")):
+        if any(block.name.startswith(f"{name}.") for block in found):
+            continue
+        module = model.module.get_submodule(name)
+        left = _left(module, seen[name])
+        if left is not None:
+            found.append(Block(name=name, becomes=left, layers=_layers(name, module)))
+    order = {name: place for place, name in enumerate(model.trace.filters)}
+    return tuple(
+        sorted(found, key=lambda block: min(order[name] for name in block.layers if name in order))
+    )
+
+
+def _inputs(model: Model, once: set[str]) -> dict[str, tuple[int, ...]]:
+    """Note the input's shape of every module around layers that ran once, if it keeps its shape."""
+    modules = [
+        name
+        for name, module in model.module.named_modules()
+        if name and _filters(name, module) and _filters(name, module) <= once
+    ]
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = [each for each in inputs if isinstance(each, torch.Tensor)]
+        alone = len(tensors) == len(inputs) == 1 and isinstance(output, torch.Tensor)
+        if alone and tensors[0].shape == output.shape:
+            shapes[name] = tuple(output.shape)
+
+    with torch.no_grad(), evaluating(model.module), tapped(model.module, modules, note):
+        model.module(model.example())
+    return shapes
+
+
+def _filters(name: str, module: nn.Module) -> set[str]:
+    return set(_named(name, module, (nn.Conv2d, nn.Linear)))
+
+
+def _layers(name: str, module: nn.Module) -> tuple[str, ...]:
+    return tuple(_named(name, module, (nn.Conv2d, nn.Linear, *NORMS)))
+
+
+def _named(name: str, module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterable[str]:
+    return (
+        f"{name}.{inner}" for inner, layer in module.named_modules()
+        if inner and isinstance(layer, kinds)
+    )  # fmt: skip
+
+
+def _left(module: nn.Module, shape: tuple[int, ...]) -> Any:
+    """Say what is left of a module without its weights, if it hands its input on."""
+    silent = copy.deepcopy(module).eval()
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for weight in (*silent.parameters(), *silent.buffers()):
+            weight.zero_()
+        answer = silent(values.clone())
+        for name, kind in REMAINS.items():
+            if torch.equal(answer, kind()(values)):
+                return name
+    return None
