@@ -150,8 +150,10 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--allocation", default="uniform")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", dest="settings", action="append", default=[])
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     given = dict(setting.split("=", 1) for setting in options.settings)
     numbers = {key: float(value) if "." in value else int(value) for key, value in given.items()}
@@ -230,5 +232,4 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()
