@@ -12,6 +12,7 @@ from torch import nn
 from capdeploy import rebuild
 from capdeploy.errors import ArchitectureError, CheckpointError
 from capdeploy.values.checkpoint import Architecture
+from capdeploy.weightless import without_memory
 from capdeploy.weights import State
 from capdeploy.zoo import SOURCES
 
@@ -152,7 +153,7 @@ def _compared(
 
 def _built(architecture: Architecture, outputs: int | None) -> nn.Module:
     try:
-        with rebuild.without_memory():
+        with without_memory():
             return rebuild.build(architecture, outputs)
     except (RuntimeError, NotImplementedError, ArchitectureError):
         # A network that computes with its own weights while it is built needs real ones.

@@ -7,17 +7,13 @@ PyTorch runtime all use it, so a rebuilt network cannot differ from the one that
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from capdeploy.errors import ArchitectureError, CheckpointError
 from capdeploy.values.checkpoint import Architecture
@@ -194,39 +190,6 @@ def _replace(layer: nn.Module, name: str, value: torch.Tensor) -> None:
         setattr(layer, name, nn.Parameter(fresh, requires_grad=old.requires_grad))
     else:
         setattr(layer, name, fresh)
-
-
-@contextmanager
-def without_memory() -> Iterator[None]:
-    """Let networks be built whose parameters have shapes and no memory; buffers are real.
-
-    ``torch.device("meta")`` would take the numbers too that RegNets compute their widths from.
-    Parameters that are tied stay tied.
-    """
-    register = nn.Module.register_parameter
-
-    def moved(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and not param.is_meta:
-            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
-        register(self, name, param)
-
-    with mock.patch.object(nn.Module, "register_parameter", moved), _Undrawn():
-        yield
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves out the initial values of what has no memory, which take longer than all else."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        first = args[0] if args else (kwargs or {}).get("tensor")
-        name = getattr(func, "__name__", "")
-        # By torch's convention such a name is one that changes its tensor in place.
-        fills = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
-        if fills and isinstance(first, torch.Tensor) and first.is_meta:
-            return first
-        return func(*args, **(kwargs or {}))
 
 
 def build(architecture: Architecture, outputs: int | None) -> nn.Module:

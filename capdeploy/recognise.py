@@ -11,6 +11,7 @@ import torch
 from capdeploy import rebuild
 from capdeploy.errors import ArchitectureError, MissingExtraError
 from capdeploy.values.checkpoint import Architecture
+from capdeploy.weightless import without_memory
 from capdeploy.weights import State
 from capdeploy.zoo import SOURCES
 
@@ -95,7 +96,7 @@ def _built(source: str, names: Sequence[str]) -> Iterator[tuple[Architecture, Sh
     for name in names:
         architecture = Architecture(source=source, name=name)
         try:
-            with rebuild.without_memory(), warnings.catch_warnings():
+            with without_memory(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about how fresh weights will be drawn
                 network = rebuild.build(architecture, None)
         except (RuntimeError, NotImplementedError, ArchitectureError):
