@@ -58,7 +58,7 @@ def _everything(report: SweepReport) -> Table:
     rows = tuple(
         (*(row.point[axis] for axis in axes), _network(row), percent(row.accuracy),
          f"{row.accuracy.worst.top1:.1%} {row.accuracy.worst.name}", count(row.cost.macs),
-         f"{row.size_bytes / MIB:.2f}", *_times(row), "" if row.dominated else "*")
+         f"{row.size_bytes / MIB:.2f}", *_times(row), _front(row))
         for row in report.rows
     )  # fmt: skip
     notes = [
@@ -67,6 +67,7 @@ def _everything(report: SweepReport) -> Table:
         + (f"; one front for each {', '.join(report.question)}" if report.question else ""),
         *places(report.rows),
     ]
+    notes += [row.missed for row in report.rows if row.missed is not None]
     if report.missing:
         notes.append(f"{len(report.missing)} run(s) not made yet: {', '.join(report.missing[:6])}")
     return Table("Sweep", columns, rows, tuple(notes))
@@ -80,6 +81,12 @@ def places(rows: Sequence[SweepRow]) -> list[str]:
         for row in rows if row.timing is not None
     )  # fmt: skip
     return list(found) or ["latency was not measured"]
+
+
+def _front(row: SweepRow) -> str:
+    if row.missed is not None:
+        return "loses too much"
+    return "*" if row.best else ""
 
 
 def _network(row: SweepRow) -> str:
@@ -137,7 +144,7 @@ def page(report: SweepReport, folder: str, *, plots: bool) -> Page:
         The fronts, every network, and what failed.
     """
     runs = len({row.run for row in report.rows})
-    best = [row for row in report.rows if not row.dominated]
+    best = [row for row in report.rows if row.best]
     broken = [f"{len(report.failures)} failure(s)"] if report.failures else []
     broken += [f"{len(report.missing)} run(s) not made yet"] if report.missing else []
     everything, *others = tables(report)
@@ -160,18 +167,18 @@ def _fronts(report: SweepReport) -> list[Figure]:
         name = ", ".join(row.point[axis] for axis in report.question) or "all networks"
         groups.setdefault(name, []).append(row)
     lines = [
-        figures.Front(name, _spots(rows, dominated=False), _spots(rows, dominated=True))
+        figures.Front(name, _spots(rows, best=True), _spots(rows, best=False))
         for name, rows in groups.items()
     ]
     if not any(line.best for line in lines):
         return []
     caption = (
         "Worst-class accuracy against p90 latency; up and left is better. Filled and joined: the "
-        "Pareto front (size counts too); hollow: another network is better."
+        "Pareto front (size counts too); hollow: another is better, or too much is lost."
     )
     return [Figure(caption, figures.fronts(lines))]
 
 
-def _spots(rows: Sequence[SweepRow], *, dominated: bool) -> list[tuple[float, float]]:
+def _spots(rows: Sequence[SweepRow], *, best: bool) -> list[tuple[float, float]]:
     return [(row.timing.p90_ms, row.accuracy.worst.top1) for row in rows
-            if row.timing is not None and row.dominated is dominated]  # fmt: skip
+            if row.timing is not None and row.best is best]  # fmt: skip

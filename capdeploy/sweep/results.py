@@ -68,10 +68,16 @@ def _marked(rows: Sequence[SweepRow], question: Sequence[str]) -> list[SweepRow]
     asked = [tuple(row.point[axis] for axis in question) for row in rows]
     marks: dict[int, bool] = {}
     for one in set(asked):
-        places = [place for place, each in enumerate(asked) if each == one]
+        # What loses more than may be is no candidate, and pushes none off the front.
+        places = [
+            place for place, each in enumerate(asked)
+            if each == one and rows[place].missed is None
+        ]  # fmt: skip
         merits = _merits([rows[place] for place in places])
         marks |= zip(places, dominated(merits), strict=True)
-    return [row.model_copy(update={"dominated": marks[at]}) for at, row in enumerate(rows)]
+    return [
+        row.model_copy(update={"dominated": marks.get(at, False)}) for at, row in enumerate(rows)
+    ]
 
 
 def _merits(rows: Sequence[SweepRow]) -> list[tuple[float, ...]]:
@@ -122,6 +128,7 @@ def _rows(cell: Cell, report: RunReport) -> Iterator[SweepRow]:
                 run=cell.name, point=dict(cell.point), bundle=metrics.name, precision=precision,
                 baseline=metrics is report.models[0], accuracy=accuracy, cost=metrics.after,
                 size_bytes=size, timing=_timing(report, metrics.name, precision, place),
+                missed=metrics.missed,
             )  # fmt: skip
 
 

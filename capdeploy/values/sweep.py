@@ -53,6 +53,14 @@ class SweepRow(Noun):
     dominated: bool = Field(
         default=False, description="another is at least as good in everything, better in something"
     )
+    missed: str | None = Field(
+        default=None, description="what it loses, in a line, if that is more than may be"
+    )
+
+    @property
+    def best(self) -> bool:
+        """Whether it is on the Pareto front of what may be chosen."""
+        return not self.dominated and self.missed is None
 
 
 class Failure(Noun):

@@ -7,7 +7,7 @@ import pytest
 
 from capdeploy.bench import environment
 from capdeploy.errors import MissingExtraError, UsageError
-from capdeploy.report import figures, html, page
+from capdeploy.report import figures, html, page, sweep
 from capdeploy.sweep import results
 from capdeploy.values.accuracy import Accuracy, ClassAccuracy
 from capdeploy.values.cost import Cost
@@ -179,6 +179,17 @@ def test_noise_does_not_choose_between_networks_of_one_shape():
     late = slow.timing.model_copy(update={"p90_ms": 1.4})
     marked = results._marked([slow.model_copy(update={"timing": late}), fast], ())
     assert not any(each.dominated for each in marked)
+
+
+def test_what_loses_too_much_is_on_no_front_and_pushes_none_off_it():
+    better = row("x", "a", 1.0, 99).model_copy(update={"missed": "x loses 3 points"})
+    one, other = results._marked([better, row("y", "a", 2.0, 90)], ())
+    assert (one.best, other.best) == (False, True)
+    axes = (Axis(name="subset", points=("a",)),)
+    report = SweepReport(tool_version="0", axes=axes, question=(), rows=(one, other))
+    shown = sweep.tables(report)[0]
+    assert [cells[-1] for cells in shown.rows] == ["loses too much", "*"]
+    assert "x loses 3 points" in shown.notes
 
 
 def test_a_sweep_has_a_page_of_its_own(swept, tmp_path):
