@@ -13,12 +13,13 @@ import contextlib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from capdeploy.observe.taps import evaluating, out_of_place, tapped
+from capdeploy.rebuild import NORMS
 
 Batch = Callable[[], torch.Tensor]
 ROOM = 1 << 29
@@ -27,6 +28,25 @@ ROOM = 1 << 29
 
 class _ReachedError(Exception):
     """The watched layer has run; the rest of the pass is not needed."""
+
+
+class Arrival(NamedTuple):
+    """What a batch meets at a layer.
+
+    Parameters
+    ----------
+    read : torch.Tensor
+        What the layer reads.
+    beside : torch.Tensor | None
+        What the layer's output, normalised if a norm follows, will be added to, where that is known
+        by then: the shortcut around a residual branch. None: nothing, or not known.
+    """
+
+    read: torch.Tensor
+    beside: torch.Tensor | None
+
+
+ADDING = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
 
 
 @dataclass
@@ -77,7 +97,7 @@ class Walk:
             node: max((order[user] for user in node.users), default=0) for node in self._nodes
         }
 
-    def input(self, layer: str, number: int) -> torch.Tensor:
+    def at(self, layer: str, number: int) -> Arrival:
         """Walk a batch up to a layer.
 
         Parameters
@@ -89,14 +109,14 @@ class Walk:
 
         Returns
         -------
-        torch.Tensor
-            What the layer reads.
+        Arrival
+            What the layer reads, and what its output is added to.
         """
         with torch.no_grad(), evaluating(self._network):
             if layer in self._places:
                 with out_of_place(self._network):
                     return self._reach(number, self._places[layer])
-            return self._run_up_to(layer, self._batches[number]())
+            return Arrival(self._run_up_to(layer, self._batches[number]()), None)
 
     def _answers_alike(self) -> bool:
         """Tell whether the operations one by one answer as the network, and overwrite nothing.
@@ -127,7 +147,7 @@ class Walk:
             return operator.attrgetter(str(node.target))(self._graph)
         return call(self._graph, node, values)
 
-    def _reach(self, number: int, place: int) -> torch.Tensor:
+    def _reach(self, number: int, place: int) -> Arrival:
         stand = self._stands[number]
         values = dict(stand.values)
         for here in range(stand.place, place):
@@ -140,8 +160,38 @@ class Walk:
         used = self._used - stand.size + there.size
         if used <= self._room:
             self._stands[number], self._used = there, used
-        read: torch.Tensor = values[self._nodes[place].all_input_nodes[0]]
-        return read
+        return Arrival(
+            values[self._nodes[place].all_input_nodes[0]], self._beside(self._nodes[place], values)
+        )
+
+    def _beside(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> torch.Tensor | None:
+        """Find what an operation's output is added to, among the values that are known."""
+        users = list(node.users)
+        if len(users) == 1 and self._is_norm(users[0]):
+            node, users = users[0], list(users[0].users)
+        if len(users) != 1 or users[0].target not in ADDING:
+            return None
+        others = [each for each in users[0].args if isinstance(each, fx.Node) and each is not node]
+        value = self._known(others[0], values) if len(others) == 1 else None
+        return value if isinstance(value, torch.Tensor) else None
+
+    def _known(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """Return a value that is there, or that operations without weights make of such values."""
+        if node in values:
+            return values[node]
+        sources = {each: self._known(each, values) for each in node.all_input_nodes}
+        plain = node.op in ("call_function", "call_method") or (
+            node.op == "call_module"
+            and not any(True for _ in self._graph.get_submodule(str(node.target)).parameters())
+        )
+        if not plain or not sources or any(value is None for value in sources.values()):
+            return None
+        return call(self._graph, node, sources)
+
+    def _is_norm(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(
+            self._graph.get_submodule(str(node.target)), NORMS
+        )
 
     def _run_up_to(self, layer: str, images: torch.Tensor) -> torch.Tensor:
         caught: list[torch.Tensor] = []

@@ -5,9 +5,9 @@ weights are the ridge regression from its present inputs to the outputs it used 
 are solved in order of execution, so each one also makes up for what is left of earlier errors.
 No labels, no gradients; sums over a few hundred images.
 
-He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017, section 3.1
-(the least-squares step), here with a ridge towards the present weights and per-image sampling of
-positions.
+He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017, sections 3.1
+(the least-squares step) and 3.3 (the last layer of a residual branch makes up for what the shortcut
+beside it lacks), here with a ridge towards the present weights and per-image sampling of positions.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from capdeploy.values.plan import LayerCut, PruningPlan
 RIDGE = 1e-2
 ROWS_PER_INPUT = 20
 """Rows of a regression for each unknown of a filter; more make it slower, not better."""
+SILENT = 1e-3
+"""Share of a norm's largest scale below which a channel counts as silenced."""
 FEWEST = 256
 """Images that every layer is shown at least: rows of one image are much alike."""
 
@@ -91,14 +93,33 @@ def reconstruct(
             kept = None
         sums = _Sums()
         for place in which:
+            mine, theirs = here.at(name, place), there.at(name, place)
             with torch.no_grad():
-                rows = output_rows(whole, whole(there.input(name, place)))
-            if kept is not None:
-                rows = rows.index_select(1, torch.tensor(kept))
-            sums.add(input_rows(layer, here.input(name, place)), rows)
+                wanted = _kept(whole(theirs.read), kept)
+                if mine.beside is not None and theirs.beside is not None:
+                    missing = _kept(theirs.beside, kept) - mine.beside
+                    wanted = wanted + missing * _per_unit(module, norm)[:, None, None]
+            sums.add(input_rows(layer, mine.read), output_rows(whole, wanted))
         _solve(layer, module.get_submodule(norm) if norm else None, sums)
         say.advance(done + 1, len(wishes), f"reconstructed {name}")
     return cut.with_module(module)
+
+
+def _kept(values: torch.Tensor, kept: tuple[int, ...] | None) -> torch.Tensor:
+    """Take the channels of an (N, C, H, W) or (N, C) tensor that remain."""
+    return values if kept is None else values.index_select(1, torch.tensor(kept))
+
+
+def _per_unit(module: nn.Module, norm: str | None) -> torch.Tensor:
+    """Say how much a layer's output has to change for one unit behind its norm, (C,) or (1,)."""
+    layer = module.get_submodule(norm) if norm else None
+    if not isinstance(layer, NORMS) or layer.running_var is None:
+        return torch.ones(1)
+    scale = torch.ones(1) if layer.weight is None else layer.weight.detach()
+    # A channel that its norm all but silences cannot make up for anything.
+    steep = scale.abs() > SILENT * scale.abs().max()
+    width = (layer.running_var + layer.eps).sqrt()
+    return torch.where(steep, width / torch.where(steep, scale, 1.0), 0.0)
 
 
 def _behind(intact: Model, plan: PruningPlan) -> frozenset[str]:

@@ -7,6 +7,7 @@ from torch import nn
 from capdeploy.observe.taps import tapped
 from capdeploy.observe.trace import trace
 from capdeploy.observe.walk import Walk
+from capdeploy.zoo import SOURCES
 from tests import nets
 from tests.conftest import shaken
 
@@ -41,7 +42,7 @@ def test_every_layer_reads_what_it_reads_in_a_whole_pass(kind, room):
             continue
         for number, batch in enumerate(images):
             expected = read_by_a_whole_pass(network, layer, batch)
-            assert torch.equal(walk.input(layer, number), expected)
+            assert torch.equal(walk.at(layer, number).read, expected)
             assert sum(stand.size for stand in walk._stands) == walk._used <= room
     assert [getattr(layer, "inplace", None) for layer in network.modules()] == flags
     assert torch.is_grad_enabled()
@@ -87,7 +88,7 @@ def test_what_cannot_be_taken_apart_is_run_from_the_start(kind):
     for layer in ("first", "last", "head"):
         for _ in range(2):
             assert torch.equal(
-                walk.input(layer, 0), read_by_a_whole_pass(network, layer, images[0])
+                walk.at(layer, 0).read, read_by_a_whole_pass(network, layer, images[0])
             )
     assert walk._places == {}
 
@@ -100,7 +101,7 @@ def test_weights_may_change_behind_the_layer_that_is_reached():
     for layer in layers:
         for number in (0, 1) if layer != layers[1] else (0,):  # one batch may stay behind
             assert torch.equal(
-                walk.input(layer, number), read_by_a_whole_pass(network, layer, images[number])
+                walk.at(layer, number).read, read_by_a_whole_pass(network, layer, images[number])
             )
         with torch.no_grad():
             network.get_submodule(layer).weight.mul_(1.1)
@@ -117,5 +118,50 @@ def test_a_walk_that_remembers_makes_each_batch_once():
 
     walk = Walk(network, [make])
     for layer in trace(network, images[0]).filters:
-        walk.input(layer, 0)
+        walk.at(layer, 0)
     assert len(asked) == 2  # once to see whether the network can be taken apart
+
+
+def output_of(network, layer, images):
+    caught = []
+
+    def hook(name, module, inputs, output):
+        caught.append(output.clone())
+
+    with torch.no_grad(), tapped(network, [layer], hook):
+        network(images)
+    return caught[0]
+
+
+@pytest.mark.parametrize("room", [0, 1 << 30])
+def test_the_end_of_a_branch_meets_what_it_is_added_to(room):
+    network = shaken(nets.Blocks()).eval()
+    images, made = batches(2)
+    walk = Walk(network, made, room)
+    for block in ("stage.0", "stage.1", "stage.2"):
+        for number, batch in enumerate(images):
+            assert walk.at(f"{block}.conv1", number).beside is None
+            expected = read_by_a_whole_pass(network, f"{block}.conv1", batch)
+            assert torch.equal(walk.at(f"{block}.conv2", number).beside, expected)
+    assert walk.at("head", 0).beside is None
+
+
+def test_of_two_convolutions_that_are_added_the_later_one_knows():
+    """A ResNet's shortcut convolution runs after its branch, so it makes up for both."""
+    torch.manual_seed(0)
+    network = shaken(SOURCES.load("torchvision").build("resnet18", {}, 10)).eval()
+    images, made = batches(1)
+    walk = Walk(network, made)
+    assert walk.at("layer2.0.conv2", 0).beside is None
+    found = walk.at("layer2.0.downsample.0", 0).beside
+    assert torch.equal(found, output_of(network, "layer2.0.bn2", images[0]))
+
+
+def test_a_shortcut_through_operations_without_weights_is_known():
+    """An option-A shortcut is written as a module that runs after the branch."""
+    torch.manual_seed(0)
+    network = shaken(SOURCES.load("cifar_resnet").build("resnet20", {}, 10)).eval()
+    images, made = batches(1)
+    walk = Walk(network, made)
+    found = walk.at("layer2.0.conv2", 0).beside
+    assert torch.equal(found, output_of(network, "layer2.0.shortcut", images[0]))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from capdeploy.errors import ArchitectureError
+from capdeploy.observe.walk import Walk
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply
 from capdeploy.train import batchnorm, evaluate, finetune, head, imitate, loop
@@ -137,6 +138,25 @@ def test_reconstruction_brings_the_answers_closer(residual, digits):
     with torch.no_grad():
         wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
     assert (mended - wanted).square().mean() < 0.3 * (broken - wanted).square().mean()
+
+
+def test_branches_make_up_for_what_their_shortcuts_lack(digits, monkeypatch):
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Blocks()), "tests.nets:Blocks")
+    narrow, plan = draw(model, 0.75, align=2, protect=("stem",))
+    cut = apply.cut(model, plan)
+    images, _ = next(digits.train.batches(64))
+
+    def error():
+        solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+        with torch.no_grad():
+            parts = [m.module.eval() for m in (narrow, solved)]
+            wanted, found = (m.stage(torch.relu(m.norm(m.stem(images)))) for m in parts)
+        return float((wanted - found).square().mean())
+
+    aware = error()
+    monkeypatch.setattr(Walk, "_beside", lambda *_: None)
+    assert aware < 0.9 * error()
 
 
 def test_unlabelled_images_teach_only_through_the_teacher(residual, digits):
