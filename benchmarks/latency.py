@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from capdeploy.bundle import PLAN
+from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import RunReport
 
 
@@ -29,8 +31,8 @@ def main() -> None:
     asked = parser.parse_args()
     rest = asked.rest[1:] if asked.rest[:1] == ["--"] else asked.rest
     print("| budget | allocation | seed | budget ms | measured ms | estimate off by | candidates | "
-          "search s | MACs | top-1 [95 %] |")  # fmt: skip
-    print("|:--|:--|--:|--:|--:|--:|--:|--:|--:|--:|")
+          "search s | MACs | blocks removed | top-1 [95 %] |")  # fmt: skip
+    print("|:--|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for seed in asked.seeds.split(","):
         for allocation in asked.allocations.split(","):
             rows(rest, allocation, seed)
@@ -47,7 +49,14 @@ def rows(rest: list[str], allocation: str, seed: str) -> None:
         if done.returncode != 0:
             print(f"| {allocation}, seed {seed}: {done.stderr.strip().splitlines()[-1]} |")
             return
-        report = RunReport.from_json((Path(folder) / "out" / "report.json").read_bytes())
+        out = Path(folder) / "out"
+        report = RunReport.from_json((out / "report.json").read_bytes())
+        removed = {
+            metrics.name: len(
+                PruningPlan.from_json((out / metrics.name / PLAN).read_bytes()).removed
+            )
+            for metrics in report.models
+        }
     spent = seconds(done.stderr)
     for metrics in report.models:
         search = metrics.search
@@ -59,7 +68,7 @@ def rows(rest: list[str], allocation: str, seed: str) -> None:
             f"| {metrics.name} | {allocation} | {seed} | {search.budget:.3g} | "
             f"{search.result.measured:.3g} | {search.estimate_error:+.0%} | "
             f"{len(search.trials)} | {spent.get(metrics.name, 0):.0f} | "
-            f"{metrics.after.macs / 1e6:.1f} M | "
+            f"{metrics.after.macs / 1e6:.1f} M | {removed[metrics.name]} | "
             f"{accuracy.top1:.1%} [{low * 100:.1f}, {high * 100:.1f}] |",
             flush=True,
         )
