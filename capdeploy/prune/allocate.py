@@ -213,7 +213,8 @@ def meet(
 
     Where the step that crosses the last cap goes further below it than the tolerance, that one
     group stops in between, at half of its alignment, or a quarter, as far as it takes. The order
-    stays one order, so a tighter cap still never gives a channel back.
+    stays one order, so a tighter cap still never gives a channel back. A block cannot stop in
+    between: where its removal would go too far, it stays, if the caps hold without that.
 
     Parameters
     ----------
@@ -247,6 +248,11 @@ def meet(
         room = next((room for room in rooms if room.group.name == step.name), None)
         if last and room is not None and not _near(caps, after):
             keep = _between(ledgers, caps, room, step.keep)
+        if last and room is None and not _near(caps, after):
+            others = [site for site in sites if site.name != step.name]
+            found = meet(geometry, rooms, caps, even=even, sites=others, price=price)
+            if _hold(caps, found[1]):
+                return found
         for ledger in ledgers:
             ledger.take(step.name, keep)
         if last:

@@ -132,6 +132,15 @@ def test_costs_are_kept_and_a_smaller_budget_removes_a_superset(rows, share, qua
     assert quantity != "parameters" or after <= share / 100 * before
 
 
+@pytest.mark.parametrize("share", range(20, 60, 4))
+def test_a_block_that_would_go_too_far_stays(rows, share):
+    """A limit that is met by channels alone is met with blocks as well, as near."""
+    _, _, ground = rows
+    wanted = {"align": 1, "tolerance": 0.06}  # one channel is a hundredth of this network
+    plan = planning.draw(ground, budget(f"{share}%", **wanted))
+    assert 0.94 * share <= 100 * plan.after.macs / plan.before.macs <= share
+
+
 def test_blocks_go_as_the_order_of_cuts_has_it(rows):
     _, _, ground = rows
     counts = [len(planning.draw(ground, budget(f"{share}%")).removed) for share in (90, 45, 20, 4)]
