@@ -78,7 +78,7 @@ def test_what_the_sweep_varies_wins_over_the_environment(sweep):
         ("[sweep]\nseed = [1, 1]", "sweep.seed has a value twice"),
         ("[sweep]\nseed = [0, -1]", "seed: Input should be greater than or equal to 0"),
         ("[sweep.net]\na = 3", "sweep.net.a: expected a table of recipe keys, found 3"),
-        ("[sweep.net]\na = {depth = 3}", "sweep.net.a.depth: unknown recipe key 'depth'"),
+        ("[sweep.net]\na = {girth = 3}", "sweep.net.a.girth: unknown recipe key 'girth'"),
         ("[sweep.net]\na = {seed = 1}\nA = {seed = 2}", "would share the folder"),
         ("[sweep]\nseed = [" + ",".join(map(str, range(200))) + "]\nepochs = ["
          + ",".join(map(str, range(200))) + "]", "has 40000 runs, at most 10000"),
