@@ -7,15 +7,11 @@ one group at a time. A budget takes as many steps as it needs, so a larger drop 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from capdeploy.prune.ledger import Ledger, Meter, Site
 from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
-
-BLOCK_TOLERANCE = 0.03
-"""How far below a cap a block may lead, whatever the cap tolerates: what is measured tolerates all,
-for its candidates are only estimated, but a search needs candidates on both sides of the cap."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +248,7 @@ def meet(
         room = next((room for room in rooms if room.group.name == step.name), None)
         if last and room is not None and not _near(caps, after):
             keep = _between(ledgers, caps, room, step.keep)
-        if last and room is None and not _near(caps, after, BLOCK_TOLERANCE):
+        if last and room is None and not _near(caps, after):
             others = [site for site in sites if site.name != step.name]
             found = meet(geometry, rooms, caps, even=even, sites=others, price=price)
             if _hold(caps, found[1]):
@@ -268,12 +264,8 @@ def _hold(caps: Sequence[Cap], left: Sequence[float]) -> bool:
     return all(cap.holds(value) for cap, value in zip(caps, left, strict=True))
 
 
-def _near(caps: Sequence[Cap], left: Sequence[float], tolerance: float = 1.0) -> bool:
-    """Tell whether a cap is near, or nearer than a stricter tolerance asks."""
-    pairs = zip(caps, left, strict=True)
-    return any(
-        replace(cap, tolerance=min(cap.tolerance, tolerance)).near(value) for cap, value in pairs
-    )
+def _near(caps: Sequence[Cap], left: Sequence[float]) -> bool:
+    return any(cap.near(value) for cap, value in zip(caps, left, strict=True))
 
 
 def _between(ledgers: Sequence[Ledger], caps: Sequence[Cap], room: Room, keep: int) -> int:
