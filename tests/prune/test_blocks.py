@@ -153,13 +153,14 @@ def test_a_block_of_worthless_filters_goes_first(rows):
     """Cumulative scores compare across layers, so a block of low ones harms least."""
     model, narrow, _ = rows
     low = ("stage.1.conv1", "stage.1.conv2")
-    scores = weak(narrow, low, 1e-4).model_copy(update={"cumulative": True})
+    scores = weak(narrow, low, 1e-4).model_copy(update={"cumulative": True, "across": "max"})
     plan = planning.draw(ground_of(model, narrow, scores), budget("70%"))
     assert [block.name for block in plan.removed] == ["stage.1"]
     (cut,) = [cut for cut in plan.groups if cut.group == "stage.1.conv1"]
     assert cut.kept == ()
     assert cut.macs_left == 0
-    assert plan.realised_ratio >= cut.width / sum(each.width for each in plan.groups[1:])
+    assert all(len(each.kept) == each.width for each in plan.groups if each is not cut)
+    assert plan.realised_ratio == cut.width / sum(each.width for each in plan.groups)
 
 
 @pytest.mark.parametrize(
