@@ -214,7 +214,8 @@ def meet(
     Where the step that crosses the last cap goes further below it than the tolerance, that one
     group stops in between, at half of its alignment, or a quarter, as far as it takes. The order
     stays one order, so a tighter cap still never gives a channel back. A block cannot stop in
-    between: where its removal would go too far, it stays, if the caps hold without that.
+    between: where its removal would go too far, it stays, if the caps hold without that; then a
+    tighter cap, for which it goes, may give channels back.
 
     Parameters
     ----------
