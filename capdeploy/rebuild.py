@@ -17,11 +17,12 @@ from torch import nn
 
 from capdeploy.errors import ArchitectureError, CheckpointError
 from capdeploy.values.checkpoint import Architecture
+from capdeploy.values.group import Remains
 from capdeploy.values.plan import LayerCut, PruningPlan
 from capdeploy.zoo import SOURCES
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-REMAINS: Mapping[str, type[nn.Module]] = {"identity": nn.Identity, "relu": nn.ReLU}
+REMAINS: Mapping[Remains, type[nn.Module]] = {"identity": nn.Identity, "relu": nn.ReLU}
 """What takes the place of a removed residual block."""
 
 

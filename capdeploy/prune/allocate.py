@@ -1,7 +1,8 @@
 """Where to remove: every group's widths in the order in which they are given up.
 
 The order is drawn up once, from the whole network down to every group's floor, one aligned step of
-one group at a time. A budget takes as many steps as it needs, so a larger drop removes a superset.
+one group at a time. A budget takes as many steps as it needs, so a larger drop removes a superset
+(but for whole blocks, see `meet`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ a trained network survives the loss of such a block, as no other layer's.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +19,9 @@ from torch import nn
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating, tapped
 from capdeploy.rebuild import NORMS, REMAINS
-from capdeploy.values.group import Block
+from capdeploy.values.group import Block, Remains
+
+FILTERS = (nn.Conv2d, nn.Linear)
 
 
 def find(model: Model) -> tuple[Block, ...]:
@@ -37,29 +38,38 @@ def find(model: Model) -> tuple[Block, ...]:
         In order of execution.
     """
     once = {name for name, calls in model.trace.calls.items() if calls == 1} - {model.head}
+    order = {name: place for place, name in enumerate(model.trace.filters)}
     seen = _inputs(model, once)
-    found: list[Block] = []
+    found: dict[int, Block] = {}
     # Innermost first: what holds a block that is found already is a row of blocks.
     for name in sorted(seen, key=lambda name: -name.count(".")):
-        if any(block.name.startswith(f"{name}.") for block in found):
+        if any(block.name.startswith(f"{name}.") for block in found.values()):
             continue
         module = model.module.get_submodule(name)
         left = _left(module, seen[name])
         if left is not None:
-            found.append(Block(name=name, becomes=left, layers=_layers(name, module)))
-    order = {name: place for place, name in enumerate(model.trace.filters)}
-    return tuple(
-        sorted(found, key=lambda block: min(order[name] for name in block.layers if name in order))
-    )
+            first = min(map(order.__getitem__, _named(name, module, FILTERS)))
+            found[first] = _plain(name, module, left)
+    return tuple(block for _, block in sorted(found.items()))
+
+
+def _plain(name: str, module: nn.Module, left: Remains) -> Block:
+    layers = _named(name, module, (*FILTERS, *NORMS))
+    own = {
+        weight for layer in layers
+        for weight in module.get_submodule(layer.removeprefix(f"{name}.")).parameters()
+    }  # fmt: skip
+    others = sum(weight.numel() for weight in set(module.parameters()) - own)
+    return Block(name=name, becomes=left, layers=layers, other_parameters=others)
 
 
 def _inputs(model: Model, once: set[str]) -> dict[str, tuple[int, ...]]:
     """Note the input's shape of every module around layers that ran once, if it keeps its shape."""
-    modules = [
-        name
-        for name, module in model.module.named_modules()
-        if name and _filters(name, module) and _filters(name, module) <= once
-    ]
+    filters = {
+        name: set(_named(name, module, FILTERS))
+        for name, module in model.module.named_modules() if name
+    }  # fmt: skip
+    modules = [name for name, inner in filters.items() if inner and inner <= once]
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -73,30 +83,24 @@ def _inputs(model: Model, once: set[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _filters(name: str, module: nn.Module) -> set[str]:
-    return set(_named(name, module, (nn.Conv2d, nn.Linear)))
-
-
-def _layers(name: str, module: nn.Module) -> tuple[str, ...]:
-    return tuple(_named(name, module, (nn.Conv2d, nn.Linear, *NORMS)))
-
-
-def _named(name: str, module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterable[str]:
-    return (
+def _named(name: str, module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tuple[str, ...]:
+    return tuple(
         f"{name}.{inner}" for inner, layer in module.named_modules()
         if inner and isinstance(layer, kinds)
     )  # fmt: skip
 
 
-def _left(module: nn.Module, shape: tuple[int, ...]) -> Any:
+def _left(module: nn.Module, shape: tuple[int, ...]) -> Remains | None:
     """Say what is left of a module without its weights, if it hands its input on."""
     silent = copy.deepcopy(module).eval()
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for weight in (*silent.parameters(), *silent.buffers()):
             weight.zero_()
-        answer = silent(values.clone())
-        for name, kind in REMAINS.items():
-            if torch.equal(answer, kind()(values)):
-                return name
-    return None
+        try:
+            answer = silent(values.clone())
+        except (TypeError, RuntimeError):  # it wants more than hooks see, such as keywords
+            return None
+        return next(
+            (name for name, kind in REMAINS.items() if torch.equal(answer, kind()(values))), None
+        )

@@ -56,6 +56,12 @@ class Meter:
             return float(cost.macs)
         return float(cost.parameters) * (4.0 if self.quantity in WEIGHTY else 1.0)
 
+    def besides(self, parameters: int, layers: int) -> float:
+        """Count what layers have besides themselves: loose parameters, and nodes in a file."""
+        if self.quantity in WEIGHTY:
+            return size_of(Cost(parameters=parameters, macs=0, filters=0), layers)
+        return float(parameters) if self.quantity == "parameters" else 0.0
+
 
 @dataclass(frozen=True)
 class Site:
@@ -147,8 +153,8 @@ class Ledger:
         if self._meter.quantity == "channels":
             return float(sum(self._unit[name] * self.keep[name] for name in site.inner))
         layers = [name for name in site.block.layers if name in self._layers]
-        nodes = NODE_BYTES * len(layers) if self._meter.quantity in WEIGHTY else 0
-        return nodes + sum(
+        others = self._meter.besides(site.block.other_parameters, len(layers))
+        return others + sum(
             self._meter.layer(self._layers[name], *self._widths[name]) for name in layers
         )
 

@@ -51,7 +51,7 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
             f"{'; '.join(why[:3])}"
         )
     blocks = ground.removed(keep)
-    remaining = geometry.without({layer for block in blocks for layer in block.layers})
+    remaining = geometry.without(blocks)
     layers = translate.layer_cuts(groups, cuts, remaining, ground.head)
     left = translate.widths(layers, remaining)
     cuts = tuple(

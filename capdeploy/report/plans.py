@@ -35,7 +35,7 @@ def plan(drawn: PruningPlan) -> Table:
 
 
 def _removed(drawn: PruningPlan) -> str:
-    return ", ".join(block.name for block in drawn.removed)
+    return ", ".join(map(str, drawn.removed))
 
 
 def _group(cut: GroupCut, drawn: PruningPlan, *, nominal: bool) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def compare(plans: Sequence[tuple[str, PruningPlan]]) -> Table:
         f"{name}: {drawn.strategy}, {drawn.budget}; MACs {count(drawn.after.macs)} "
         f"({drawn.before.macs / drawn.after.macs:.2f}x fewer), parameters "
         f"{count(drawn.after.parameters)} ({drawn.before.parameters / drawn.after.parameters:.2f}x "
-        f"fewer)" + (f"; removed whole: {_removed(drawn)}" if drawn.removed else "")
+        "fewer)" + (f"; removed whole: {_removed(drawn)}" if drawn.removed else "")
         for name, drawn in plans
     )
     columns = ("group", "width", *(name for name, _ in plans), "kept by all")

@@ -104,8 +104,7 @@ class Hunt:
         """Sum what the layers count at a plan's widths."""
         kept = {cut.layer: cut for cut in plan.layers}
         meter, total = self.ground.meter(self.quantity), 0.0
-        gone = {layer for block in plan.removed for layer in block.layers}
-        for layer in self.ground.geometry.without(gone).layers:
+        for layer in self.ground.geometry.without(plan.removed).layers:
             cut = kept.get(layer.layer)
             out = layer.out_channels if cut is None or cut.kept_out is None else len(cut.kept_out)
             into = layer.in_channels if cut is None or cut.kept_in is None else len(cut.kept_in)

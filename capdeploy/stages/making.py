@@ -190,7 +190,7 @@ def _rejecting(made: Made, images: Samples, recipe: Recipe, say: Say) -> Made:
 
 def _tell(drawn: PruningPlan, say: Say) -> None:
     if drawn.removed:
-        say.note(f"removed whole: {', '.join(block.name for block in drawn.removed)}")
+        say.note(f"removed whole: {', '.join(map(str, drawn.removed))}")
     for left in drawn.left_whole():
         say.note(f"{left.group} and its group stay whole: {left.whole_because}")
 

@@ -167,6 +167,8 @@ def _side_by_side(cells: Sequence[Cell], folder: Path, say: Say, jobs: int) -> l
                         failures.append(Failure(run=cell.name, point=dict(cell.point), error=error))
                     say.advance(done, len(cells), cell.name)
         except BaseException:
+            # Raised again below: Ctrl-C and every error stop the children first, for the pool
+            # would wait for them and they would work on unseen.
             for child in list(children):
                 child.kill()
             raise

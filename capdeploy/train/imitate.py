@@ -50,7 +50,7 @@ def kept_channels(teacher: Model, plan: PruningPlan) -> dict[str, tuple[int, ...
     """List the layers to compare: where a layer is normalised its norm, otherwise the layer."""
     kept = {cut.layer: cut.kept_out for cut in plan.layers}
     trace = teacher.trace
-    gone = {teacher.head, *(layer for block in plan.removed for layer in block.layers)}
+    gone = {teacher.head, *plan.gone}
     spoken = [trace.norm_of.get(name, name) for name in trace.filters if name not in gone]
     return {name: kept.get(name) for name in spoken}
 

@@ -124,9 +124,8 @@ def _per_unit(module: nn.Module, norm: str | None) -> torch.Tensor:
 
 def _behind(intact: Model, plan: PruningPlan) -> frozenset[str]:
     """Name the layers that run after the first removed block."""
-    gone = {layer for block in plan.removed for layer in block.layers}
     order = intact.trace.filters
-    first = next((place for place, name in enumerate(order) if name in gone), len(order))
+    first = next((place for place, name in enumerate(order) if name in plan.gone), len(order))
     return frozenset(order[first:])
 
 

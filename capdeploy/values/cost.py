@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from capdeploy.values.group import Block
 from capdeploy.values.noun import Noun
 
 
@@ -67,10 +68,14 @@ class NetworkGeometry(Noun):
     layers: tuple[LayerGeometry, ...]
     other_parameters: int = Field(ge=0)
 
-    def without(self, names: Collection[str]) -> NetworkGeometry:
-        """Leave layers out."""
-        left = tuple(layer for layer in self.layers if layer.layer not in names)
-        return self.model_copy(update={"layers": left})
+    def without(self, blocks: Collection[Block]) -> NetworkGeometry:
+        """Leave residual blocks out, with all their parameters."""
+        gone = {layer for block in blocks for layer in block.layers}
+        others = sum(block.other_parameters for block in blocks)
+        return NetworkGeometry(
+            layers=tuple(layer for layer in self.layers if layer.layer not in gone),
+            other_parameters=self.other_parameters - others,
+        )
 
     def cost(self, widths: Mapping[str, tuple[int, int]] | None = None) -> Cost:
         """Cost the network, with some layers at other widths.

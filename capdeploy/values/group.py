@@ -23,14 +23,23 @@ class Member(Noun):
         return f"{self.layer}:{self.side}"
 
 
+Remains = Literal["identity", "relu"]
+
+
 class Block(Noun):
     """A residual block that a network runs without: its shortcut hands the input on."""
 
     name: str = Field(description="of the module that is replaced")
-    becomes: Literal["identity", "relu"] = Field(
+    becomes: Remains = Field(
         description="what is left: the input itself, or the activation behind the addition"
     )
     layers: tuple[str, ...] = Field(min_length=1, description="layers with weights that go with it")
+    other_parameters: int = Field(
+        default=0, ge=0, description="parameters besides theirs that go: layer scales, layer norms"
+    )
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Group(Noun):

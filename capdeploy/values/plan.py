@@ -81,13 +81,17 @@ class PruningPlan(Noun):
         names = [cut.layer for cut in self.layers]
         if len(set(names)) != len(names):
             raise ValueError("a layer is cut twice")
-        gone = {layer for block in self.removed for layer in block.layers}
-        if lost := sorted(gone & set(names)):
+        if lost := sorted(self.gone & set(names)):
             raise ValueError(f"layer {lost[0]} is cut, and removed with its block")
-        emptied = [cut.group for cut in self.groups if not cut.kept and cut.group not in gone]
+        emptied = [cut.group for cut in self.groups if not cut.kept and cut.group not in self.gone]
         if emptied:
             raise ValueError(f"group {emptied[0]} would lose every channel, its block stays")
         return self
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Layers that are removed with their block."""
+        return frozenset(layer for block in self.removed for layer in block.layers)
 
     def left_whole(self) -> tuple[GroupCut, ...]:
         """List the groups that lose nothing although the budget asks for it."""
@@ -117,7 +121,6 @@ class PruningPlan(Noun):
             )
             for name in names
         )
-        gone = {layer for block in later.removed for layer in block.layers}
         before = {cut.group: cut for cut in self.groups}
         further = {cut.group: _on_top(before[cut.group], cut) for cut in later.groups}
         # What went with a block is not there for the later plan to see.
@@ -127,7 +130,7 @@ class PruningPlan(Noun):
         return later.model_copy(
             update={
                 "groups": groups, "full": self.full, "before": self.before,
-                "layers": tuple(cut for cut in layers if cut.layer not in gone),
+                "layers": tuple(cut for cut in layers if cut.layer not in later.gone),
                 "removed": (*self.removed, *later.removed),
                 "realised_ratio": 1 - remain / width if width else 0.0,
             }

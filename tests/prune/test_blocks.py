@@ -141,6 +141,18 @@ def test_a_block_that_would_go_too_far_stays(rows, share):
     assert 0.94 * share <= 100 * plan.after.macs / plan.before.macs <= share
 
 
+@pytest.mark.parametrize("quantity", ["macs", "parameters", "size"])
+def test_parameters_of_no_layer_go_with_their_block(quantity):
+    """ConvNeXt's blocks hold layer norms and layer scales that no layer of the plan has."""
+    model = model_of("convnext_tiny")
+    narrow = head.cut(model, SUBSET)
+    ground = ground_of(model, narrow, scores_for(narrow))
+    plan = planning.draw(ground, budget("30%", quantity, align=8, protect=()))
+    assert plan.removed
+    assert all(block.other_parameters > 0 for block in plan.removed)
+    apply.cut(model, plan)  # raises unless it costs what the plan promised
+
+
 def test_blocks_go_as_the_order_of_cuts_has_it(rows):
     _, _, ground = rows
     counts = [len(planning.draw(ground, budget(f"{share}%")).removed) for share in (90, 45, 20, 4)]

@@ -9,7 +9,7 @@ from capdeploy.zoo import SOURCES
 
 FEW = (
     "resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5",
-    "regnet_y_400mf", "googlenet", "timm:lcnet_050", "timm:tinynet_e",
+    "regnet_y_400mf", "googlenet", "vgg11_bn", "timm:lcnet_050", "timm:tinynet_e",
     "timm:resnet10t", "timm:ghostnet_050", "cifar_resnet:resnet20", "tests.nets:Wild",
 )  # fmt: skip
 # Their heads are not recognised, or there is nothing to prune but attention.
