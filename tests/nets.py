@@ -83,6 +83,23 @@ class Blocks(nn.Module):
         return self.head(self.stage(F.relu(self.norm(self.stem(images)))).mean(dim=(2, 3)))
 
 
+class ChannelsLast(nn.Module):
+    """Linear layers that see (N, H, W, C), and a linear layer that is added to, as in ConvNeXt."""
+
+    def __init__(self, num_classes: int = 10, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 4, stride=2)
+        self.wide, self.back = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.hidden, self.again = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images):
+        x = self.stem(images).permute(0, 2, 3, 1)
+        x = self.back(F.gelu(self.wide(x))) + x
+        x = x.mean(dim=(1, 2))
+        return self.head(self.again(F.relu(self.hidden(x))) + x)
+
+
 class ConvHead(nn.Module):
     """The classifier is a 1x1 convolution, as in SqueezeNet."""
 

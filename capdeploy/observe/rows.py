@@ -28,6 +28,31 @@ def inputs_of(layer: nn.Module) -> int:
     return layer.get_parameter("weight").flatten(1).shape[1]
 
 
+def kept_channels(
+    layer: nn.Module, outputs: torch.Tensor, kept: tuple[int, ...] | None
+) -> torch.Tensor:
+    """Take some of a layer's output channels; a linear layer's are the last axis, whatever it sees.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        Whose outputs they are.
+    outputs : torch.Tensor
+        (N, C, H, W), or (N, ..., C) of a linear layer.
+    kept : tuple[int, ...] | None
+        Channels in order; None: all.
+
+    Returns
+    -------
+    torch.Tensor
+        With ``len(kept)`` channels.
+    """
+    if kept is None:
+        return outputs
+    axis = outputs.ndim - 1 if isinstance(layer, nn.Linear) else 1
+    return outputs.index_select(axis, torch.tensor(kept))
+
+
 def output_rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
     """Lay a layer's outputs out as (rows, filters)."""
     if isinstance(layer, nn.Linear):

@@ -169,7 +169,11 @@ class Walk:
         users = list(node.users)
         if len(users) == 1 and self._is_norm(users[0]):
             node, users = users[0], list(users[0].users)
-        if len(users) != 1 or users[0].target not in ADDING:
+        called = ("call_function", "call_method")
+        # A sum with keywords is scaled; a module may be called "add" and be anything.
+        if len(users) != 1 or users[0].op not in called or users[0].kwargs:
+            return None
+        if users[0].target not in ADDING:
             return None
         others = [each for each in users[0].args if isinstance(each, fx.Node) and each is not node]
         value = self._known(others[0], values) if len(others) == 1 else None
@@ -179,12 +183,14 @@ class Walk:
         """Return a value that is there, or that operations without weights make of such values."""
         if node in values:
             return values[node]
-        sources = {each: self._known(each, values) for each in node.all_input_nodes}
         plain = node.op in ("call_function", "call_method") or (
             node.op == "call_module"
             and not any(True for _ in self._graph.get_submodule(str(node.target)).parameters())
         )
-        if not plain or not sources or any(value is None for value in sources.values()):
+        if not plain or not node.all_input_nodes:
+            return None
+        sources = {each: self._known(each, values) for each in node.all_input_nodes}
+        if any(value is None for value in sources.values()):
             return None
         return call(self._graph, node, sources)
 

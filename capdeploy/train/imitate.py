@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from capdeploy.model import Model
+from capdeploy.observe import rows
 from capdeploy.observe.taps import tapped
 from capdeploy.values.plan import PruningPlan
 
@@ -88,7 +89,8 @@ def lesson(
 
     def keep_theirs(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         kept = teacher.channels[name]
-        theirs[name] = output.clone() if kept is None else _channels(layer, output, kept)
+        whole = kept is None
+        theirs[name] = output.clone() if whole else rows.kept_channels(layer, output, kept)
 
     def loss(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -104,11 +106,6 @@ def lesson(
     names = list(teacher.channels)
     with tapped(module, names, keep_mine), tapped(teacher.model.module, names, keep_theirs):
         yield loss
-
-
-def _channels(layer: nn.Module, output: torch.Tensor, kept: tuple[int, ...]) -> torch.Tensor:
-    last = isinstance(layer, nn.Linear)
-    return output.index_select(output.ndim - 1 if last else 1, torch.tensor(kept))
 
 
 def _distance(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ from capdeploy.observe.rows import (
     input_rows,
     inputs_of,
     is_linear_map,
+    kept_channels,
     output_rows,
 )
 from capdeploy.observe.walk import Batch, Walk
@@ -95,31 +96,44 @@ def reconstruct(
         for place in which:
             mine, theirs = here.at(name, place), there.at(name, place)
             with torch.no_grad():
-                wanted = _kept(whole(theirs.read), kept)
-                if mine.beside is not None and theirs.beside is not None:
-                    missing = _kept(theirs.beside, kept) - mine.beside
-                    wanted = wanted + missing * _per_unit(module, norm)[:, None, None]
+                wanted = kept_channels(whole, whole(theirs.read), kept)
+                missing = _missing(whole, theirs.beside, mine.beside, kept)
+                if missing is not None and missing.shape == wanted.shape:
+                    wanted = wanted + missing * _per_unit(module, norm, wanted)
             sums.add(input_rows(layer, mine.read), output_rows(whole, wanted))
         _solve(layer, module.get_submodule(norm) if norm else None, sums)
         say.advance(done + 1, len(wishes), f"reconstructed {name}")
     return cut.with_module(module)
 
 
-def _kept(values: torch.Tensor, kept: tuple[int, ...] | None) -> torch.Tensor:
-    """Take the channels of an (N, C, H, W) or (N, C) tensor that remain."""
-    return values if kept is None else values.index_select(1, torch.tensor(kept))
+def _missing(
+    layer: nn.Module,
+    theirs: torch.Tensor | None,
+    mine: torch.Tensor | None,
+    kept: tuple[int, ...] | None,
+) -> torch.Tensor | None:
+    """Say what a layer's shortcut lacks, if it has one that is known in both networks."""
+    if theirs is None or mine is None or theirs.ndim != mine.ndim:
+        return None
+    # Values that are broadcast when they are added have other channels, or none.
+    width = layer.get_parameter("weight").shape[0]
+    if theirs.shape[-1 if isinstance(layer, nn.Linear) else 1] != width:
+        return None
+    whole = kept_channels(layer, theirs, kept)
+    return whole - mine if whole.shape == mine.shape else None
 
 
-def _per_unit(module: nn.Module, norm: str | None) -> torch.Tensor:
-    """Say how much a layer's output has to change for one unit behind its norm, (C,) or (1,)."""
+def _per_unit(module: nn.Module, norm: str | None, outputs: torch.Tensor) -> torch.Tensor:
+    """Say how much a layer's outputs have to change for one unit behind its norm."""
     layer = module.get_submodule(norm) if norm else None
     if not isinstance(layer, NORMS) or layer.running_var is None:
-        return torch.ones(1)
+        return outputs.new_ones(())
     scale = torch.ones(1) if layer.weight is None else layer.weight.detach()
     # A channel that its norm all but silences cannot make up for anything.
     steep = scale.abs() > SILENT * scale.abs().max()
     width = (layer.running_var + layer.eps).sqrt()
-    return torch.where(steep, width / torch.where(steep, scale, 1.0), 0.0)
+    change = torch.where(steep, width / torch.where(steep, scale, 1.0), 0.0)
+    return change.reshape(1, -1, *(1,) * (outputs.ndim - 2))
 
 
 def _behind(intact: Model, plan: PruningPlan) -> frozenset[str]:

@@ -165,3 +165,28 @@ def test_a_shortcut_through_operations_without_weights_is_known():
     walk = Walk(network, made)
     found = walk.at("layer2.0.conv2", 0).beside
     assert torch.equal(found, output_of(network, "layer2.0.shortcut", images[0]))
+
+
+class Scaled(nn.Module):
+    """Sums that are no plain sums, and a module whose name says it is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third, self.fourth = (
+            nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        )  # fmt: skip
+        self.add = nn.ReLU()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, images):
+        x = torch.add(images, self.first(images), alpha=2)
+        x = self.add(self.second(x))
+        x = self.third(x) + 1.0
+        return self.head((self.fourth(x) + x).mean(dim=(2, 3)))
+
+
+def test_only_plain_sums_of_two_values_count():
+    _, made = batches(1)
+    walk = Walk(Scaled().eval(), made)
+    found = {name: walk.at(name, 0).beside for name in ("first", "second", "third", "fourth")}
+    assert [name for name, value in found.items() if value is not None] == ["fourth"]

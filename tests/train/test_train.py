@@ -140,6 +140,19 @@ def test_reconstruction_brings_the_answers_closer(residual, digits):
     assert (mended - wanted).square().mean() < 0.3 * (broken - wanted).square().mean()
 
 
+def test_linear_layers_that_see_maps_are_reconstructed_by_their_last_axis(digits):
+    torch.manual_seed(0)
+    model = wrap(nets.ChannelsLast(), "tests.nets:ChannelsLast")
+    narrow, plan = draw(model, 0.5, align=2)
+    cut = apply.cut(model, plan)
+    assert {"wide", "hidden"} <= {entry.layer for entry in plan.layers if entry.kept_out}
+    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    images, _ = next(digits.validation.batches(16))
+    with torch.no_grad():
+        wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
+    assert (mended - wanted).square().mean() < 0.3 * (broken - wanted).square().mean()
+
+
 def test_branches_make_up_for_what_their_shortcuts_lack(digits, monkeypatch):
     torch.manual_seed(0)
     model = wrap(shaken(nets.Blocks()), "tests.nets:Blocks")
