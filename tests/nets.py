@@ -129,6 +129,22 @@ class Grouped(nn.Module):
         return self.head(F.relu(self.last(x)).mean(dim=(2, 3)))
 
 
+class Separable(nn.Module):
+    """A normalised pointwise convolution and one in groups right behind it."""
+
+    def __init__(self, num_classes: int = 10, groups: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.point = nn.Conv2d(8, 16, 1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.grouped = nn.Conv2d(16, 16, 3, groups=groups)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        x = self.grouped(self.norm(self.point(F.relu(self.stem(images)))))
+        return self.head(F.relu(x).mean(dim=(2, 3)))
+
+
 class Deciding(nn.Module):
     """Control flow that depends on a value, which no symbolic trace can follow."""
 

@@ -18,13 +18,18 @@ POSITIONS = 128
 
 def is_linear_map(layer: nn.Module) -> bool:
     """Tell whether each output is a linear map of all input channels around it."""
+    return is_grouped_map(layer) and getattr(layer, "groups", 1) == 1
+
+
+def is_grouped_map(layer: nn.Module) -> bool:
+    """Tell whether each output is a linear map of its group's input channels around it."""
     if isinstance(layer, nn.Conv2d):
-        return layer.groups == 1 and layer.padding_mode == "zeros"
+        return layer.padding_mode == "zeros"
     return isinstance(layer, nn.Linear)
 
 
 def inputs_of(layer: nn.Module) -> int:
-    """Count the inputs of one filter: input channels times kernel elements."""
+    """Count the inputs of one filter: input channels of its group times kernel elements."""
     return layer.get_parameter("weight").flatten(1).shape[1]
 
 
@@ -62,24 +67,55 @@ def output_rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
 
 
 def input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Lay a layer's inputs out as (rows, inputs of a filter), rows as in `output_rows`."""
+    """Lay a layer's inputs out as rows, in the order of `output_rows`.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        A linear layer, or a convolution with zeros around its maps, in groups or not.
+    inputs : torch.Tensor
+        What it reads.
+
+    Returns
+    -------
+    torch.Tensor
+        (rows, all inputs of all groups): the inputs of a filter lie beside each other, as in its
+        weights, and those of one group before those of the next.
+
+    Raises
+    ------
+    TypeError
+        For any other layer.
+    """
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, inputs.shape[-1])
     if not isinstance(layer, nn.Conv2d):
         raise TypeError(type(layer).__name__)
-    if layer.kernel_size == (1, 1) and layer.padding == (0, 0):
-        rows, columns = layer.stride
-        strided = inputs[:, :, ::rows, ::columns].flatten(2)
-        return strided[:, :, _places(strided.shape[2])].transpose(1, 2).flatten(0, 1)
-    patches = F.unfold(inputs, layer.kernel_size, layer.dilation, _padding(layer), layer.stride)
-    return patches[:, :, _places(patches.shape[2])].transpose(1, 2).flatten(0, 1)
+    # Only the chosen positions are taken: all patches of a large map would not fit memory.
+    above, below, left, right = _padding(layer)
+    framed = F.pad(inputs, (left, right, above, below))
+    tall, wide = layer.kernel_size
+    down, across = layer.dilation
+    height = (framed.shape[2] - down * (tall - 1) - 1) // layer.stride[0] + 1
+    width = (framed.shape[3] - across * (wide - 1) - 1) // layer.stride[1] + 1
+    places = _places(height * width)
+    rows, columns = places // width * layer.stride[0], places % width * layer.stride[1]
+    patches = [
+        framed[:, :, rows + row * down, columns + column * across]
+        for row in range(tall) for column in range(wide)
+    ]  # fmt: skip
+    return torch.stack(patches, dim=2).flatten(1, 2).transpose(1, 2).flatten(0, 1)
 
 
-def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+def _padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
+    """Return what is put above, below, left and right of a map."""
     if layer.padding == "same":
-        spread = zip(layer.dilation, layer.kernel_size, strict=True)
-        return tuple(step * (size - 1) // 2 for step, size in spread)
-    return layer.padding if isinstance(layer.padding, tuple) else (0, 0)
+        (down, across), (tall, wide) = layer.dilation, layer.kernel_size
+        tall, wide = down * (tall - 1), across * (wide - 1)
+        # Of an odd number the greater part goes behind.
+        return tall // 2, tall - tall // 2, wide // 2, wide - wide // 2
+    tall, wide = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
+    return tall, tall, wide, wide
 
 
 def _places(positions: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ from capdeploy.observe.rows import (
     POSITIONS,
     input_rows,
     inputs_of,
-    is_linear_map,
+    is_grouped_map,
     kept_channels,
     output_rows,
 )
@@ -92,7 +92,7 @@ def reconstruct(
         # The head's cut is in the intact network already: it is the head-cut one.
         if name == intact.head and intact.head_cut:
             kept = None
-        sums = _Sums()
+        sums = _Sums(getattr(layer, "groups", 1))
         for place in which:
             mine, theirs = here.at(name, place), there.at(name, place)
             with torch.no_grad():
@@ -150,7 +150,7 @@ def _wishes(
     wishes: dict[str, int] = {}
     for name in cut.trace.filters:
         layer = module.get_submodule(name)
-        small = is_linear_map(layer) and inputs_of(layer) <= LARGEST
+        small = is_grouped_map(layer) and inputs_of(layer) <= LARGEST
         # Behind the first layer that lost inputs, all inputs are a little off; every layer helps.
         lost = name in off or (name in cuts and cuts[name].kept_in is not None)
         behind = bool(wishes) or lost
@@ -172,9 +172,10 @@ def _parts(source: Images, batch_size: int) -> Iterator[tuple[Batch, float]]:
 
 
 class _Sums:
-    """Streaming sums of the normal equations, in float64; memory independent of the images."""
+    """Streaming sums of the normal equations of each group; memory independent of the images."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
         self.rows = 0
         self.x: Any = 0
         self.y: Any = 0
@@ -182,31 +183,33 @@ class _Sums:
         self.xy: Any = 0
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add rows of inputs and of wanted outputs, both with the groups one after the other."""
         self.rows += len(x)
-        self.x = self.x + x.sum(dim=0, dtype=torch.float64)
-        self.y = self.y + y.sum(dim=0, dtype=torch.float64)
+        x, y = (part.reshape(len(part), self.groups, -1).transpose(0, 1) for part in (x, y))
+        self.x = self.x + x.sum(dim=1, dtype=torch.float64)
+        self.y = self.y + y.sum(dim=1, dtype=torch.float64)
         # A batch's products lose nothing in single precision; their sum over batches would.
-        self.xx = self.xx + (x.T @ x).double()
-        self.xy = self.xy + (x.T @ y).double()
+        self.xx = self.xx + (x.mT @ x).double()
+        self.xy = self.xy + (x.mT @ y).double()
 
 
 def _solve(layer: nn.Module, norm: nn.Module | None, sums: _Sums) -> None:
     """Write the ridge solution into a layer; the means go into its bias, or its norm's mean."""
     weight = layer.get_parameter("weight")
-    present = weight.detach().flatten(1).double().T
+    present = weight.detach().double().reshape(sums.groups, -1, sums.x.shape[1]).mT
     bias = getattr(layer, "bias", None)
     # What of the means cannot be absorbed anywhere has to be fitted by the weights.
     centred = bias is not None or isinstance(norm, NORMS)
-    mean_x, mean_y = sums.x / sums.rows, sums.y / sums.rows
+    mean_x, mean_y = sums.x.unsqueeze(1) / sums.rows, sums.y.unsqueeze(1) / sums.rows
     xx, xy = sums.xx / sums.rows, sums.xy / sums.rows
     if centred:
-        xx, xy = xx - torch.outer(mean_x, mean_x), xy - torch.outer(mean_x, mean_y)
-    ridge = RIDGE * xx.diagonal().mean().clamp(min=1e-12)
-    damped = xx + ridge * torch.eye(len(xx), dtype=xx.dtype)
+        xx, xy = xx - mean_x.mT @ mean_x, xy - mean_x.mT @ mean_y
+    level = xx.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
+    damped = xx + RIDGE * level[:, None, None] * torch.eye(xx.shape[1], dtype=xx.dtype)
     solved = present + torch.linalg.solve(damped, xy - xx @ present)
     with torch.no_grad():
-        weight.copy_(solved.T.reshape(weight.shape).float())
-        shift = (mean_y - mean_x @ solved).float()
+        weight.copy_(solved.mT.reshape(weight.shape).float())
+        shift = (mean_y - mean_x @ solved).flatten().float()
         if bias is not None:
             bias.copy_(shift)
         elif isinstance(norm, NORMS) and norm.running_mean is not None:

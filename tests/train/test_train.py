@@ -140,6 +140,24 @@ def test_reconstruction_brings_the_answers_closer(residual, digits):
     assert (mended - wanted).square().mean() < 0.3 * (broken - wanted).square().mean()
 
 
+@pytest.mark.parametrize("groups", [4, 16])
+def test_convolutions_in_groups_make_up_for_what_reaches_them(groups, digits):
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Separable(groups=groups)))
+    narrow, plan = draw(model, 0.25, align=2, protect=("point", "grouped"))
+    cut = apply.cut(model, plan)
+    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    # A norm in front that is off can only be made up for by the convolution behind it.
+    with torch.no_grad():
+        for off in (cut.module.norm.weight, cut.module.norm.bias):
+            off *= 0.5
+    mended = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    images, _ = next(digits.validation.batches(64))
+    with torch.no_grad():
+        best, broken, found = (m.module.eval()(images) for m in (solved, cut, mended))
+    assert (found - best).abs().max() < 0.02 * (broken - best).abs().max()
+
+
 def test_linear_layers_that_see_maps_are_reconstructed_by_their_last_axis(digits):
     torch.manual_seed(0)
     model = wrap(nets.ChannelsLast(), "tests.nets:ChannelsLast")
