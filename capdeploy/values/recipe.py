@@ -10,7 +10,7 @@ from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.noun import SCHEMA_VERSION, Argument, Noun
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
-Augmentation = Literal["shift", "flip", "colour"]
+Augmentation = Literal["crop", "shift", "flip", "colour"]
 
 
 class Common(Noun):

@@ -198,7 +198,7 @@ BAD_DATA = [
     ("folder:{}/good", ("--crop", "0"), "crop.*greater than 0"),
     ("folder:{}/good", ("--interpolation", "cubic"), "'cubic' is not one of"),
     ("folder:{}/good", ("--samples-per-class", "1"), "greater than or equal to 2"),
-    ("folder:{}/good", ("--augment", "rotate"), "augment.*'shift', 'flip' or 'colour'"),
+    ("folder:{}/good", ("--augment", "rotate"), "augment.*'crop', 'shift', 'flip' or 'colour'"),
     ("folder:{}/good", ("--labels", "{}/labels.txt"), "has 12 names, the head 10 outputs"),
     ("folder:{}/good", ("--label-map", "{}/map.json"), "must be a table from data class"),
     ("folder:{}/good", ("--label-map", "{}/file.txt"), "is not valid JSON or TOML"),

@@ -179,7 +179,9 @@ def test_a_factory_that_a_file_names_is_not_called_unasked(residual, tmp_path, c
 UNTRUSTED = OutputExistsError.exit_code
 
 
-@pytest.mark.parametrize("kinds", [("shift",), ("flip",), ("colour",), ("shift", "flip", "colour")])
+@pytest.mark.parametrize(
+    "kinds", [("crop",), ("shift",), ("flip",), ("colour",), ("crop", "shift", "flip", "colour")]
+)
 def test_augmentation_changes_images_and_nothing_else(kinds):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     before = pixels.copy()
@@ -188,6 +190,20 @@ def test_augmentation_changes_images_and_nothing_else(kinds):
     assert not np.array_equal(found, pixels)
     assert np.array_equal(pixels, before)
     assert np.array_equal(found, augment(pixels, kinds, np.random.default_rng(1)))
+
+
+def test_a_crop_is_at_least_half_of_an_image_enlarged():
+    rows, columns = np.mgrid[0:128, 0:128]
+    ramps = np.stack([rows, columns, np.zeros_like(rows)], axis=2).astype(np.uint8)
+    found = augment(np.stack([ramps] * 100), ("crop",), np.random.default_rng(0)).astype(int)
+    # On a ramp, what is left of the span says how much of the side was kept.
+    tall = (found[:, -1, 64, 0] - found[:, 0, 64, 0]) / 127
+    wide = (found[:, 64, -1, 1] - found[:, 64, 0, 1]) / 127
+    assert 0.48 < (tall * wide).min() < 0.6
+    assert 0.9 < (tall * wide).max() <= 1.0
+    assert 0.75 < (wide / tall).min() < 0.85
+    assert 1.2 < (wide / tall).max() < 1.3
+    assert len(np.unique(found[:, 0, 0, :2], axis=0)) > 50
 
 
 def test_a_flip_mirrors_whole_images_about_half_of_the_time():
