@@ -147,6 +147,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
 SWITCHES: tuple[tuple[str, str], ...] = (
     ("--reconstruct/--no-reconstruct", "Re-solve the consumers of cut channels by regression."),
     ("--trust-checkpoint/--no-trust-checkpoint", "Unpickle the checkpoint: that runs its code."),
+    ("--freeze-bn/--train-bn", "Train with fixed batch-norm statistics: for small batches."),
     ("--balance/--no-balance", "Weigh the loss against class imbalance."),
     ("--together/--apart", "All limits for one bundle, instead of a bundle for each."),
     ("--keep-head/--cut-head", "Leave the classifier as it is."),
@@ -187,7 +188,7 @@ SHARED = frozenset(
         "--channel-order", "--resize", "--crop", "--interpolation", "--classes",
         "--samples-per-class", "--validation-share", "--max-bad-images", "--cache-mib", "--lr",
         "--optimizer", "--weight-decay", "--clip", "--augment", "--patience", "--batch-size",
-        "--seed", "--track", "--track-folder",
+        "--seed", "--track", "--track-folder", "--freeze-bn/--train-bn", "--balance/--no-balance",
     }
 )  # fmt: skip
 TRAINING: tuple[tuple[str, Any, str], ...] = (
@@ -200,10 +201,8 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
 
 def training_options(command: Command) -> Command:
     """Add the options of training to a command."""
-    for name, help_text in (
-        ("--amp/--no-amp", "Compute in bfloat16 where it is safe; default: on a GPU that can."),
-        ("--balance/--no-balance", "Weigh the loss against class imbalance."),
-    ):
+    amp = ("--amp/--no-amp", "Compute in bfloat16 where it is safe; default: on a GPU that can.")
+    for name, help_text in (amp, *(switch for switch in SWITCHES if switch[0] in SHARED)):
         command = click.option(name, default=None, help=help_text)(command)
     shared = [option for option in OPTIONS if option[0] in SHARED]
     for name, kind, help_text in reversed((*TRAINING, *shared)):

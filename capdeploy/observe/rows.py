@@ -14,6 +14,8 @@ LARGEST = 5000
 """Inputs of a filter beyond which the equations of a layer would not fit memory."""
 POSITIONS = 128
 """Output positions of one image that become rows."""
+POSITIONS_IN_GROUPS = 16
+"""The same of a convolution in groups: each has few inputs, and all of them are laid out."""
 
 
 def is_linear_map(layer: nn.Module) -> bool:
@@ -31,6 +33,11 @@ def is_grouped_map(layer: nn.Module) -> bool:
 def inputs_of(layer: nn.Module) -> int:
     """Count the inputs of one filter: input channels of its group times kernel elements."""
     return layer.get_parameter("weight").flatten(1).shape[1]
+
+
+def rows_of(layer: nn.Module, positions: int) -> int:
+    """Count the rows that one image gives, of so many output positions."""
+    return min(POSITIONS if is_linear_map(layer) else POSITIONS_IN_GROUPS, positions)
 
 
 def kept_channels(
@@ -63,7 +70,7 @@ def output_rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
     if isinstance(layer, nn.Linear):
         return outputs.reshape(-1, outputs.shape[-1])
     maps = outputs.flatten(2)
-    return maps[:, :, _places(maps.shape[2])].transpose(1, 2).flatten(0, 1)
+    return maps[:, :, _places(layer, maps.shape[2])].transpose(1, 2).flatten(0, 1)
 
 
 def input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -98,7 +105,7 @@ def input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     down, across = layer.dilation
     height = (framed.shape[2] - down * (tall - 1) - 1) // layer.stride[0] + 1
     width = (framed.shape[3] - across * (wide - 1) - 1) // layer.stride[1] + 1
-    places = _places(height * width)
+    places = _places(layer, height * width)
     rows, columns = places // width * layer.stride[0], places % width * layer.stride[1]
     patches = [
         framed[:, :, rows + row * down, columns + column * across]
@@ -118,7 +125,7 @@ def _padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
     return tall, tall, wide, wide
 
 
-def _places(positions: int) -> torch.Tensor:
+def _places(layer: nn.Module, positions: int) -> torch.Tensor:
     """Choose output positions, the same for every batch and for both networks."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randperm(positions, generator=generator)[:POSITIONS]
+    return torch.randperm(positions, generator=generator)[: rows_of(layer, positions)]

@@ -284,6 +284,7 @@ def settings_of(recipe: Common, epochs: int) -> finetune.Settings:
         patience=recipe.patience,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
+        freeze_bn=recipe.freeze_bn,
     )
 
 

@@ -78,7 +78,8 @@ def find_rate(model: Model, course: Course, settings: Settings) -> float:
     ----------
     Smith, Cyclical learning rates for training neural networks, WACV 2017, section 3.3.
     """
-    module = model.copy_module().to(settings.device).train()
+    module = model.copy_module().to(settings.device)
+    settings.set_training(module)
     optimizer = make_optimizer(module, settings, RANGE_LOW)
     rates = np.geomspace(RANGE_LOW, RANGE_HIGH, RANGE_STEPS)
     batches = _endless(model, course, settings)

@@ -13,6 +13,7 @@ from torch import nn
 
 from capdeploy.model import Model
 from capdeploy.progress import Say
+from capdeploy.rebuild import NORMS
 from capdeploy.train.course import Batch, Course
 from capdeploy.train.evaluate import accuracy
 from capdeploy.train.imitate import lesson
@@ -47,6 +48,9 @@ class Settings:
         Where to train: ``cpu`` or ``cuda``.
     amp : bool
         Compute in bfloat16 where that is safe (automatic mixed precision).
+    freeze_bn : bool
+        Normalise by the statistics that batch normalisation begins with, in training too: they
+        say more than those of a small batch. Its scales and shifts are trained all the same.
     """
 
     epochs: int
@@ -60,6 +64,14 @@ class Settings:
     seed: int
     device: str = "cpu"
     amp: bool = False
+    freeze_bn: bool = False
+
+    def set_training(self, module: nn.Module) -> None:
+        """Put a network into the mode that it is trained in."""
+        module.train()
+        for layer in module.modules():
+            if self.freeze_bn and isinstance(layer, NORMS):
+                layer.eval()
 
 
 State = dict[str, torch.Tensor]
@@ -174,7 +186,7 @@ def _epoch(
     began = time.monotonic()
     total, images = 0.0, 0
     module = judge.module
-    module.train()
+    settings.set_training(module)
     with lesson(module, course.teacher, course.weights(judge)) as loss_of:
         for batch in course.batches(judge, settings.batch_size, shuffle):
             optimizer.param_groups[0]["lr"] = rates.next()

@@ -23,12 +23,12 @@ from torch import nn
 from capdeploy.model import Model
 from capdeploy.observe.rows import (
     LARGEST,
-    POSITIONS,
     input_rows,
     inputs_of,
     is_grouped_map,
     kept_channels,
     output_rows,
+    rows_of,
 )
 from capdeploy.observe.walk import Batch, Walk
 from capdeploy.progress import Say
@@ -100,7 +100,7 @@ def reconstruct(
                 missing = _missing(whole, theirs.beside, mine.beside, kept)
                 if missing is not None and missing.shape == wanted.shape:
                     wanted = wanted + missing * _per_unit(module, norm, wanted)
-            sums.add(input_rows(layer, mine.read), output_rows(whole, wanted))
+            sums.add(input_rows(layer, mine.read), output_rows(layer, wanted))
         _solve(layer, module.get_submodule(norm) if norm else None, sums)
         say.advance(done + 1, len(wishes), f"reconstructed {name}")
     return cut.with_module(module)
@@ -155,8 +155,8 @@ def _wishes(
         lost = name in off or (name in cuts and cuts[name].kept_in is not None)
         behind = bool(wishes) or lost
         if small and behind and cut.trace.calls[name] == 1:
-            seen = min(POSITIONS, cut.trace.positions[name])
-            wishes[name] = max(FEWEST, ROWS_PER_INPUT * inputs_of(layer) // seen)
+            each = rows_of(layer, cut.trace.positions[name])
+            wishes[name] = max(FEWEST, ROWS_PER_INPUT * inputs_of(layer) // each)
     return wishes
 
 

@@ -47,6 +47,9 @@ class Common(Noun):
     weight_decay: float = Field(default=1e-4, ge=0)
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
+    freeze_bn: bool = Field(
+        default=False, description="train with the batch-norm statistics as they are"
+    )
     balance: bool = Field(default=False, description="weigh the loss against class imbalance")
     augment: tuple[Augmentation, ...] = Field(
         default=(), description="random changes of training images; a flip may change a meaning"

@@ -158,6 +158,19 @@ def test_convolutions_in_groups_make_up_for_what_reaches_them(groups, digits):
     assert (found - best).abs().max() < 0.02 * (broken - best).abs().max()
 
 
+def test_a_convolution_that_loses_its_groups_is_reconstructed(digits):
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Grouped()), "tests.nets:Grouped")
+    narrow, plan = draw(model, 0.5, align=2)
+    cut = apply.cut(model, plan)
+    assert (model.module.grouped.groups, cut.module.grouped.groups) == (2, 1)
+    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    images, _ = next(digits.validation.batches(16))
+    with torch.no_grad():
+        wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
+    assert (mended - wanted).square().mean() < 0.3 * (broken - wanted).square().mean()
+
+
 def test_linear_layers_that_see_maps_are_reconstructed_by_their_last_axis(digits):
     torch.manual_seed(0)
     model = wrap(nets.ChannelsLast(), "tests.nets:ChannelsLast")
@@ -189,6 +202,16 @@ def test_branches_make_up_for_what_their_shortcuts_lack(digits, monkeypatch):
     # The same regression without that knowledge is what it has to beat; no option turns it off.
     monkeypatch.setattr(Walk, "_beside", lambda *_: None)
     assert aware < 0.9 * error()
+
+
+def test_frozen_statistics_stay_while_weights_learn(residual, digits):
+    frozen = replace(SETTINGS, epochs=1, freeze_bn=True)
+    model = residual.with_module(residual.module, classes=digits.classes)
+    tuned, _ = finetune.run(model, Course(digits.train, digits.validation), frozen, Quiet())
+    before, after = residual.module.state_dict(), tuned.module.state_dict()
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"} <= same
+    assert not {"conv1.weight", "bn1.weight", "bn1.bias"} & same
 
 
 def test_unlabelled_images_teach_only_through_the_teacher(residual, digits):
