@@ -39,6 +39,8 @@ from capdeploy.values.plan import LayerCut, PruningPlan
 RIDGE = 1e-2
 ROWS_PER_INPUT = 20
 """Rows of a regression for each unknown of a filter; more make it slower, not better."""
+STEADY = 1e-6
+"""Share of its mean square below which an input's variance counts for no more."""
 SILENT = 1e-3
 """Share of a norm's largest scale below which a channel counts as silenced."""
 FEWEST = 256
@@ -172,11 +174,15 @@ def _parts(source: Images, batch_size: int) -> Iterator[tuple[Batch, float]]:
 
 
 class _Sums:
-    """Streaming sums of the normal equations of each group; memory independent of the images."""
+    """Streaming sums of the normal equations of each group; memory independent of the images.
+
+    Values are taken from the first batch's means, so that little is lost where they hardly vary.
+    """
 
     def __init__(self, groups: int) -> None:
         self.groups = groups
         self.rows = 0
+        self.origins: tuple[torch.Tensor, ...] = ()
         self.x: Any = 0
         self.y: Any = 0
         self.xx: Any = 0
@@ -184,28 +190,37 @@ class _Sums:
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add rows of inputs and of wanted outputs, both with the groups one after the other."""
+        parts = [part.reshape(len(part), self.groups, -1).transpose(0, 1) for part in (x, y)]
+        if not self.rows:
+            self.origins = tuple(part.mean(dim=1, keepdim=True) for part in parts)
         self.rows += len(x)
-        x, y = (part.reshape(len(part), self.groups, -1).transpose(0, 1) for part in (x, y))
-        self.x = self.x + x.sum(dim=1, dtype=torch.float64)
-        self.y = self.y + y.sum(dim=1, dtype=torch.float64)
+        x, y = (part - origin for part, origin in zip(parts, self.origins, strict=True))
+        self.x = self.x + x.sum(dim=1, keepdim=True, dtype=torch.float64)
+        self.y = self.y + y.sum(dim=1, keepdim=True, dtype=torch.float64)
         # A batch's products lose nothing in single precision; their sum over batches would.
         self.xx = self.xx + (x.mT @ x).double()
         self.xy = self.xy + (x.mT @ y).double()
+
+    def moments(self) -> tuple[torch.Tensor, ...]:
+        """Return the means of inputs and outputs, (groups, 1, n), and their covariances."""
+        x, y = self.x / self.rows, self.y / self.rows
+        xx, xy = self.xx / self.rows - x.mT @ x, self.xy / self.rows - x.mT @ y
+        return x + self.origins[0], y + self.origins[1], xx, xy
 
 
 def _solve(layer: nn.Module, norm: nn.Module | None, sums: _Sums) -> None:
     """Write the ridge solution into a layer; the means go into its bias, or its norm's mean."""
     weight = layer.get_parameter("weight")
-    present = weight.detach().double().reshape(sums.groups, -1, sums.x.shape[1]).mT
     bias = getattr(layer, "bias", None)
+    mean_x, mean_y, xx, xy = sums.moments()
+    present = weight.detach().double().reshape(len(xx), -1, xx.shape[1]).mT
+    # Inputs that hardly vary say nothing about their weights, and rounding would speak for them.
+    least = STEADY * (_level(xx) + mean_x.square().mean(dim=(1, 2))) + 1e-12
     # What of the means cannot be absorbed anywhere has to be fitted by the weights.
-    centred = bias is not None or isinstance(norm, NORMS)
-    mean_x, mean_y = sums.x.unsqueeze(1) / sums.rows, sums.y.unsqueeze(1) / sums.rows
-    xx, xy = sums.xx / sums.rows, sums.xy / sums.rows
-    if centred:
-        xx, xy = xx - mean_x.mT @ mean_x, xy - mean_x.mT @ mean_y
-    level = xx.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
-    damped = xx + RIDGE * level[:, None, None] * torch.eye(xx.shape[1], dtype=xx.dtype)
+    if bias is None and not isinstance(norm, NORMS):
+        xx, xy = xx + mean_x.mT @ mean_x, xy + mean_x.mT @ mean_y
+    ridge = RIDGE * torch.maximum(_level(xx), least)
+    damped = xx + ridge[:, None, None] * torch.eye(xx.shape[1], dtype=xx.dtype)
     solved = present + torch.linalg.solve(damped, xy - xx @ present)
     with torch.no_grad():
         weight.copy_(solved.mT.reshape(weight.shape).float())
@@ -214,3 +229,8 @@ def _solve(layer: nn.Module, norm: nn.Module | None, sums: _Sums) -> None:
             bias.copy_(shift)
         elif isinstance(norm, NORMS) and norm.running_mean is not None:
             norm.running_mean.sub_(shift)
+
+
+def _level(products: torch.Tensor) -> torch.Tensor:
+    """Return the mean square of each group's inputs."""
+    return products.diagonal(dim1=1, dim2=2).mean(dim=1)

@@ -82,6 +82,19 @@ def test_convolutions_in_groups_make_up_for_what_reaches_them(groups, digits):
     assert (found - best).abs().max() < 0.02 * (broken - best).abs().max()
 
 
+def test_a_channel_that_never_varies_leaves_its_weights_alone(digits):
+    torch.manual_seed(0)
+    network = shaken(nets.Separable())
+    with torch.no_grad():
+        network.norm.weight[3], network.norm.bias[3] = 0.0, 0.3337
+    model = wrap(network)
+    narrow, plan = draw(model, 0.25, align=2, protect=("point", "grouped"))
+    cut = apply.cut(model, plan)
+    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    before, after = (m.module.grouped.weight[3] for m in (cut, solved))
+    assert (after - before).abs().max() < 0.02 * before.abs().max()
+
+
 def test_a_convolution_that_loses_its_groups_is_reconstructed(digits):
     torch.manual_seed(0)
     model = wrap(shaken(nets.Grouped()), "tests.nets:Grouped")
