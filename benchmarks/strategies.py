@@ -8,7 +8,8 @@ order and random scores. ``tp-magnitude`` and ``tp-taylor`` are Torch-Pruning's 
 (GroupMagnitude and GroupTaylor importance) with the same images, epochs and seed; their networks
 are built by them, not by a plan, and recovered by the same steps (batch-norm statistics, training
 with distilled answers; channels cannot be matched, so they are trained without that part, and they
-cannot be reconstructed).
+cannot be reconstructed). With --divergence a cell also has the mean Kullback-Leibler divergence of
+the test images' answers from the head-cut network's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 import torch
 import torch_pruning as tp
@@ -54,11 +57,17 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def recipe(network: str, data: Path, **changes) -> Recipe:
+class Found(NamedTuple):
+    top1: float
+    divergence: float
+
+
+def recipe(network: str, data: Path, settings=(), **changes) -> Recipe:
     known = dict(NETWORKS[network])
     known["checkpoint"] = str(data / known["checkpoint"])
     known["data"] = f"folder:{data / known['data']}"
-    return recipes.resolve(None, {}, [], known | {"strategy": "ln_norm", "bench": False} | changes)
+    changes = {"strategy": "ln_norm", "bench": False} | changes
+    return recipes.resolve(None, {}, settings, known | changes)
 
 
 def strategy_of(name: str) -> dict:
@@ -151,12 +160,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--allocation", default="uniform")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--divergence", action="store_true")
     parser.add_argument("--set", dest="settings", action="append", default=[])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    given = dict(setting.split("=", 1) for setting in options.settings)
-    numbers = {key: float(value) if "." in value else int(value) for key, value in given.items()}
     base = recipe(options.network, options.data)
     planned = pipeline.plan(base, Quiet())
     test = planned.samples.open_test()
@@ -167,20 +175,20 @@ def main() -> None:
     print("|:--|--:|--:|" + "--:|" * len(recoveries))
     for name in options.strategies.split(","):
         for budget in options.budgets.split(","):
-            found: dict[str, list[float]] = {recovery: [] for recovery in recoveries}
+            found: dict[str, list[Found]] = {recovery: [] for recovery in recoveries}
             fewer = []
             for seed in seeds:
                 began = time.monotonic()
                 wanted = recipe(
-                    options.network, options.data, **strategy_of(name),
+                    options.network, options.data, options.settings, **strategy_of(name),
                     seed=seed, epochs=options.epochs, allocation=options.allocation,
-                    **budget_of(budget), **numbers,
+                    **budget_of(budget),
                 )  # fmt: skip
                 fewer.append(one(name, wanted, planned, test, recoveries, found))
                 print(f"{name} {budget} seed {seed}: {time.monotonic() - began:.0f} s "
                       f"{ {key: values[-1:] for key, values in found.items()} }",
                       file=sys.stderr, flush=True)  # fmt: skip
-            cells = [spread(found[recovery]) for recovery in recoveries]
+            cells = [spread(found[recovery], options.divergence) for recovery in recoveries]
             print(f"| {name} | {budget} | {sum(fewer) / len(fewer):.2f}x fewer | "
                   + " | ".join(cells) + " |", flush=True)  # fmt: skip
 
@@ -194,7 +202,7 @@ def one(name, wanted, planned, test, recoveries, found) -> float:
         for recovery in recoveries:
             model = tp_recovered(cut, planned, wanted, recovery)
             if model is not None:
-                found[recovery].append(top1(model, test))
+                found[recovery].append(judge(model, planned.narrow, test))
         return before / cut.geometry.cost().macs
     classes = planned.full.classes
     head_cut, full = head.cut_of(planned.full, classes), planned.full.geometry.cost()
@@ -214,21 +222,27 @@ def one(name, wanted, planned, test, recoveries, found) -> float:
     cut = apply.cut(planned.full, plan)
     for recovery in recoveries:
         model = recovered(plan, cut, planned, wanted, recovery)
-        found[recovery].append(top1(model, test))
+        found[recovery].append(judge(model, planned.narrow, test))
     return before / plan.after.macs
 
 
-def top1(model: Model, test) -> float:
-    return evaluate.accuracy(model, test, stage="", batch_size=64).top1
+def judge(model: Model, teacher: Model, test) -> Found:
+    given, wanted = (
+        torch.cat([answers for answers, _ in evaluate.answered(each, test, 64)]).log_softmax(1)
+        for each in (model, teacher)
+    )
+    apart = F.kl_div(given, wanted, reduction="batchmean", log_target=True)
+    return Found(evaluate.accuracy(model, test, stage="", batch_size=64).top1, float(apart))
 
 
-def spread(values: list[float]) -> str:
-    if not values:
+def spread(found: list[Found], divergence: bool) -> str:
+    if not found:
         return "-"
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.1%}"
-    return f"{mean:.1%} ({min(values):.1%}..{max(values):.1%})"
+    cell = f"{fmean(each.top1 for each in found):.1%}"
+    if len(found) > 1:
+        least, most = min(each.top1 for each in found), max(each.top1 for each in found)
+        cell += f" ({least:.1%}..{most:.1%})"
+    return cell + f", {fmean(each.divergence for each in found):.3f}" * divergence
 
 
 if __name__ == "__main__":

@@ -122,11 +122,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--weight-decay", float, "Of the optimizer."),
     ("--clip", float, "Largest gradient norm."),
     ("--dropped-images", float, "Unlabelled images of dropped classes per training image."),
-    (
-        "--augment",
-        Words(),
-        "Random crop, shift, flip, colour of training images; a flip may mislead.",
-    ),
+    ("--augment", Words(), "Random crop, shift, flip, colour of images; a flip may mislead."),
     ("--patience", int, "Epochs without a better validation before stopping."),
     ("--batch-size", int, "Images per step."),
     ("--seed", int, "Of sampling, training and random scores."),

@@ -54,13 +54,10 @@ def _crop(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     tops = generator.uniform(0.0, 1.0, count) * (height - tall)
     lefts = generator.uniform(0.0, 1.0, count) * (width - wide)
     boxes = np.stack([lefts, tops, lefts + wide, tops + tall], axis=1).tolist()
+    size, how = (width, height), Image.Resampling.BILINEAR
+    images = map(Image.fromarray, pixels)
     cropped: Pixels = np.stack(
-        [
-            np.asarray(
-                Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
-            )
-            for image, box in zip(pixels, boxes, strict=True)
-        ]
+        [np.asarray(each.resize(size, how, box)) for each, box in zip(images, boxes, strict=True)]
     )
     return cropped
 

@@ -30,7 +30,7 @@ from capdeploy.observe.rows import (
     output_rows,
     rows_of,
 )
-from capdeploy.observe.walk import Batch, Walk
+from capdeploy.observe.walk import Arrival, Batch, Walk
 from capdeploy.progress import Say
 from capdeploy.rebuild import NORMS
 from capdeploy.samples import Images
@@ -87,7 +87,7 @@ def reconstruct(
     here, there = Walk(module, batches), Walk(intact.module, batches)
     for done, (name, count) in enumerate(wishes.items()):
         layer, whole = module.get_submodule(name), intact.module.get_submodule(name)
-        norm = cut.trace.norm_of.get(name)
+        norm = module.get_submodule(cut.trace.norm_of[name]) if name in cut.trace.norm_of else None
         share = count / sum(map(len, images))
         which = [place for place, (_, begins) in enumerate(parts) if begins < share]
         kept = cuts[name].kept_out if name in cuts else None
@@ -98,42 +98,40 @@ def reconstruct(
         for place in which:
             mine, theirs = here.at(name, place), there.at(name, place)
             with torch.no_grad():
-                wanted = kept_channels(whole, whole(theirs.read), kept)
-                missing = _missing(whole, theirs.beside, mine.beside, kept)
-                if missing is not None and missing.shape == wanted.shape:
-                    wanted = wanted + missing * _per_unit(module, norm, wanted)
+                wanted = _wanted(whole, norm, kept, theirs, mine)
             sums.add(input_rows(layer, mine.read), output_rows(layer, wanted))
-        _solve(layer, module.get_submodule(norm) if norm else None, sums)
+        _solve(layer, norm, sums)
         say.advance(done + 1, len(wishes), f"reconstructed {name}")
     return cut.with_module(module)
 
 
-def _missing(
-    layer: nn.Module,
-    theirs: torch.Tensor | None,
-    mine: torch.Tensor | None,
+def _wanted(
+    whole: nn.Module,
+    norm: nn.Module | None,
     kept: tuple[int, ...] | None,
-) -> torch.Tensor | None:
-    """Say what a layer's shortcut lacks, if it has one that is known in both networks."""
-    if theirs is None or mine is None or theirs.ndim != mine.ndim:
-        return None
-    # Values that are broadcast when they are added have other channels, or none.
-    width = layer.get_parameter("weight").shape[0]
-    if theirs.shape[-1 if isinstance(layer, nn.Linear) else 1] != width:
-        return None
-    whole = kept_channels(layer, theirs, kept)
-    return whole - mine if whole.shape == mine.shape else None
+    theirs: Arrival,
+    mine: Arrival,
+) -> torch.Tensor:
+    """Say what a layer is to answer: what it used to, and what the shortcut beside it lacks."""
+    answer = whole(theirs.read)
+    wanted = kept_channels(whole, answer, kept)
+    if theirs.beside is None or mine.beside is None:
+        return wanted
+    # Values that are broadcast when they are added have other shapes.
+    if theirs.beside.shape != answer.shape or mine.beside.shape != wanted.shape:
+        return wanted
+    missing = kept_channels(whole, theirs.beside, kept) - mine.beside
+    return wanted + missing * _per_unit(norm, wanted)
 
 
-def _per_unit(module: nn.Module, norm: str | None, outputs: torch.Tensor) -> torch.Tensor:
+def _per_unit(norm: nn.Module | None, outputs: torch.Tensor) -> torch.Tensor:
     """Say how much a layer's outputs have to change for one unit behind its norm."""
-    layer = module.get_submodule(norm) if norm else None
-    if not isinstance(layer, NORMS) or layer.running_var is None:
+    if not isinstance(norm, NORMS) or norm.running_var is None:
         return outputs.new_ones(())
-    scale = torch.ones(1) if layer.weight is None else layer.weight.detach()
+    scale = torch.ones(1) if norm.weight is None else norm.weight.detach()
     # A channel that its norm all but silences cannot make up for anything.
     steep = scale.abs() > SILENT * scale.abs().max()
-    width = (layer.running_var + layer.eps).sqrt()
+    width = (norm.running_var + norm.eps).sqrt()
     change = torch.where(steep, width / torch.where(steep, scale, 1.0), 0.0)
     return change.reshape(1, -1, *(1,) * (outputs.ndim - 2))
 

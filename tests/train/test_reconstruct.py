@@ -14,6 +14,20 @@ from tests.conftest import shaken, wrap
 from tests.prune.test_groups_and_cut import draw
 
 
+def solve(narrow, cut, plan, digits):
+    return reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+
+
+def answers(images, *models):
+    with torch.no_grad():
+        return [model.module.eval()(images) for model in models]
+
+
+def closer(found, broken, wanted, share):
+    """Tell whether the squared error is less than a share of what it was."""
+    return (found - wanted).square().mean() < share * (broken - wanted).square().mean()
+
+
 def test_reconstruction_is_exact_when_nothing_is_lost(digits):
     """If the removed channels are copies of kept ones, regression restores the answers."""
     torch.manual_seed(0)
@@ -43,10 +57,9 @@ def test_reconstruction_is_exact_when_nothing_is_lost(digits):
         }
     )  # fmt: skip
     cut = apply.cut(model, plan)
-    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    solved = solve(narrow, cut, plan, digits)
     images, _ = next(digits.train.batches(16))
-    with torch.no_grad():
-        wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
+    wanted, broken, mended = answers(images, narrow, cut, solved)
     assert (mended - wanted).abs().max() < 0.05 * (broken - wanted).abs().max()
 
 
@@ -59,9 +72,8 @@ def test_reconstruction_brings_the_answers_closer(residual, digits):
     )
     assert all(torch.equal(before[key], value) for key, value in cut.module.state_dict().items())
     images, _ = next(digits.validation.batches(16))
-    with torch.no_grad():
-        wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
-    assert (mended - wanted).square().mean() < 0.3 * (broken - wanted).square().mean()
+    wanted, broken, mended = answers(images, narrow, cut, solved)
+    assert closer(mended, broken, wanted, 0.3)
 
 
 @pytest.mark.parametrize("groups", [4, 16])
@@ -70,15 +82,14 @@ def test_convolutions_in_groups_make_up_for_what_reaches_them(groups, digits):
     model = wrap(shaken(nets.Separable(groups=groups)))
     narrow, plan = draw(model, 0.25, align=2, protect=("point", "grouped"))
     cut = apply.cut(model, plan)
-    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    solved = solve(narrow, cut, plan, digits)
     # A norm in front that is off can only be made up for by the convolution behind it.
     with torch.no_grad():
         for off in (cut.module.norm.weight, cut.module.norm.bias):
             off *= 0.5
-    mended = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    mended = solve(narrow, cut, plan, digits)
     images, _ = next(digits.validation.batches(64))
-    with torch.no_grad():
-        best, broken, found = (m.module.eval()(images) for m in (solved, cut, mended))
+    best, broken, found = answers(images, solved, cut, mended)
     assert (found - best).abs().max() < 0.02 * (broken - best).abs().max()
 
 
@@ -90,35 +101,29 @@ def test_a_channel_that_never_varies_leaves_its_weights_alone(digits):
     model = wrap(network)
     narrow, plan = draw(model, 0.25, align=2, protect=("point", "grouped"))
     cut = apply.cut(model, plan)
-    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    solved = solve(narrow, cut, plan, digits)
     before, after = (m.module.grouped.weight[3] for m in (cut, solved))
     assert (after - before).abs().max() < 0.02 * before.abs().max()
 
 
-def test_a_convolution_that_loses_its_groups_is_reconstructed(digits):
+@pytest.mark.parametrize(
+    ("make", "is_cut"),
+    [
+        # A convolution that loses one of its two groups is none in groups any more.
+        (nets.Grouped, lambda net: net.grouped.groups == 1),
+        # Linear layers that see (N, H, W, C) are reconstructed by their last axis.
+        (nets.ChannelsLast, lambda net: net.wide.out_features < 64 and net.hidden.out_features < 32),
+    ],
+)
+def test_layers_of_other_layouts_are_reconstructed(make, is_cut, digits):
     torch.manual_seed(0)
-    model = wrap(shaken(nets.Grouped()), "tests.nets:Grouped")
+    model = wrap(shaken(make()), f"tests.nets:{make.__name__}")
     narrow, plan = draw(model, 0.5, align=2)
     cut = apply.cut(model, plan)
-    assert (model.module.grouped.groups, cut.module.grouped.groups) == (2, 1)
-    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+    assert is_cut(cut.module)
+    assert not is_cut(narrow.module)
     images, _ = next(digits.validation.batches(16))
-    with torch.no_grad():
-        wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
-    assert (mended - wanted).square().mean() < 0.3 * (broken - wanted).square().mean()
-
-
-def test_linear_layers_that_see_maps_are_reconstructed_by_their_last_axis(digits):
-    torch.manual_seed(0)
-    model = wrap(nets.ChannelsLast(), "tests.nets:ChannelsLast")
-    narrow, plan = draw(model, 0.5, align=2)
-    cut = apply.cut(model, plan)
-    assert {"wide", "hidden"} <= {entry.layer for entry in plan.layers if entry.kept_out}
-    solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
-    images, _ = next(digits.validation.batches(16))
-    with torch.no_grad():
-        wanted, broken, mended = (m.module.eval()(images) for m in (narrow, cut, solved))
-    assert (mended - wanted).square().mean() < 0.3 * (broken - wanted).square().mean()
+    assert closer(*answers(images, solve(narrow, cut, plan, digits), cut, narrow), 0.3)
 
 
 def test_branches_make_up_for_what_their_shortcuts_lack(digits, monkeypatch):
@@ -129,7 +134,7 @@ def test_branches_make_up_for_what_their_shortcuts_lack(digits, monkeypatch):
     images, _ = next(digits.train.batches(64))
 
     def error():
-        solved = reconstruct(narrow, cut, plan, [digits.train], batch_size=64, say=Quiet())
+        solved = solve(narrow, cut, plan, digits)
         with torch.no_grad():
             parts = [m.module.eval() for m in (narrow, solved)]
             wanted, found = (m.stage(torch.relu(m.norm(m.stem(images)))) for m in parts)
