@@ -112,7 +112,10 @@ def test_a_channel_that_never_varies_leaves_its_weights_alone(digits):
         # A convolution that loses one of its two groups is none in groups any more.
         (nets.Grouped, lambda net: net.grouped.groups == 1),
         # Linear layers that see (N, H, W, C) are reconstructed by their last axis.
-        (nets.ChannelsLast, lambda net: net.wide.out_features < 64 and net.hidden.out_features < 32),
+        (
+            nets.ChannelsLast,
+            lambda net: net.wide.out_features < 64 and net.hidden.out_features < 32,
+        ),
     ],
 )
 def test_layers_of_other_layouts_are_reconstructed(make, is_cut, digits):
