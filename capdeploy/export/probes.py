@@ -15,6 +15,8 @@ SIZE = 28
 DEPTH = 3
 STEM = 8
 """Channels of the input of a layer's probe."""
+CORNER = 2
+"""Rows and columns of it: a single value might lead a runtime to compute no other."""
 OPSET, IR_VERSION = 18, 10
 
 
@@ -45,10 +47,12 @@ def build(block: str, width: int, path: Path) -> None:
 
 
 def layer(shape: LayerShape, out_channels: int | None, in_channels: int, path: Path) -> None:
-    """Write a network of one layer, between a slight 1x1 convolution and pooling.
+    """Write a network of one layer, between a slight 1x1 convolution and a look at one corner.
 
     The convolution in front hands the layer its input as a network would, in the layout that the
-    runtime likes; the same network without the layer tells what the rest costs.
+    runtime likes; the same network without the layer tells what the rest costs. Behind it only a
+    corner of each channel is read: pooling over the whole map would cost more, the wider the map
+    is, and make widening layers look slow and narrowing ones fast.
 
     Parameters
     ----------
@@ -68,9 +72,11 @@ def layer(shape: LayerShape, out_channels: int | None, in_channels: int, path: P
         if out_channels is not None:
             graph.linear(out_channels)
     else:
+        size = (shape.height, shape.width)
         if out_channels is not None:
             graph.convolution(shape, out_channels)
-        graph.pool()
+            size = shape.output
+        graph.corner(*size)
     graph.write(path)
 
 
@@ -108,6 +114,12 @@ class _Graph:
     def pool(self) -> None:
         """Add global average pooling, and flatten its result."""
         self._add("GlobalAveragePool", [], self._channels)
+        self.flatten()
+
+    def corner(self, height: int, width: int) -> None:
+        """Keep the largest value in one corner of each channel, and flatten that."""
+        kernel = (min(height, CORNER), min(width, CORNER))
+        self._add("MaxPool", [], self._channels, kernel_shape=kernel, strides=(height, width))
         self.flatten()
 
     def flatten(self) -> None:

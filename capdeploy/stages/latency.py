@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,13 @@ from capdeploy.values.group import Group
 from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
 
 Times = npt.NDArray[np.float64]
+Probe = tuple[int | None, int]
+"""Outputs and inputs of a timed layer; None: only what lies around it."""
 LEVELS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of a layer's width that are timed; between them the times are interpolated."""
 LEAST_MS = 1e-4  # a difference of two measured times can come out below zero
 CHAIN = 17
-METHOD = 2  # raised when times come about in another way: stored ones are then measured anew
+METHOD = 3  # raised when times come about in another way: stored ones are then measured anew
 MOST_EVICTED = 1 << 26  # bytes; beyond the last cache of most machines
 WEIGHTS_AT_ONCE = 1 << 26  # probes of so many weights are written and opened together
 
@@ -45,6 +47,18 @@ class Grid:
         """Count the weights of all its probes."""
         kernel = self.shape.kernel[0] * self.shape.kernel[1]
         return kernel * sum(self.outs) * sum(self.ins)
+
+    def inputs(self, out: int, into: int) -> int:
+        """Say how wide the input is: that of a grouped convolution follows its output."""
+        block = self.shape.block
+        return into if block is None else out // block[0] * block[1]
+
+    def probes(self) -> list[Probe]:
+        """List what is timed: the layer at each pair of widths, and its surroundings at each."""
+        wide = [(out, self.inputs(out, into)) for into in self.ins for out in self.outs]
+        return list(
+            dict.fromkeys(each for out, into in wide for each in [(None, into), (out, into)])
+        )
 
 
 def table(
@@ -182,35 +196,42 @@ def _start_ms(folder: Path, place: Place) -> float:
 
 def _measured(grids: Sequence[Grid], folder: Path, place: Place, evict: int) -> list[WidthTimes]:
     """Time the probes of some grids in one process; what lies around the layer is taken off."""
-    rows: list[list[Path]] = []
+    rows: list[dict[Probe, Path]] = []
     for number, grid in enumerate(grids):
-        row: list[Path] = []
-        for into in grid.ins:
-            for out in (None, *grid.outs):
-                row.append(folder / f"layer-{number}-{into}-{out}.onnx")
-                probes.layer(grid.shape, out, _inputs(grid, out, into), row[-1])
+        row: dict[Probe, Path] = {}
+        for probe in grid.probes():
+            out, into = probe
+            row[probe] = folder / f"layer-{number}-{into}-{out}.onnx"
+            probes.layer(grid.shape, out, into, row[probe])
         rows.append(row)
-    found = layers.times(rows, **vars(place), evict=evict)
-    for path in (path for row in rows for path in row):
+    found = layers.times([list(row.values()) for row in rows], **vars(place), evict=evict)
+    for path in (path for row in rows for path in row.values()):
         path.unlink()
-    return [_differences(grid, ms) for grid, ms in zip(grids, found, strict=True)]
-
-
-def _inputs(grid: Grid, out: int | None, into: int) -> int:
-    """Say how wide the input is: that of a grouped convolution follows its output."""
-    block = grid.shape.block
-    if block is None:
-        return into
-    return (out or max(grid.outs)) // block[0] * block[1]
-
-
-def _differences(grid: Grid, ms: Sequence[float]) -> WidthTimes:
-    each = len(grid.outs) + 1
-    columns = [ms[at : at + each] for at in range(0, len(ms), each)]
-    rows = [
-        [max(LEAST_MS, column[1 + place] - _around(grid, column[0], out)) for column in columns]
-        for place, out in enumerate(grid.outs)
+    return [
+        differences(grid, dict(zip(row, ms, strict=True)))
+        for grid, row, ms in zip(grids, rows, found, strict=True)
     ]
+
+
+def differences(grid: Grid, ms: Mapping[Probe, float]) -> WidthTimes:
+    """Take off what lies around a layer, at each of its widths.
+
+    Parameters
+    ----------
+    grid : Grid
+        Its widths.
+    ms : Mapping[Probe, float]
+        Times of all the grid's probes.
+
+    Returns
+    -------
+    WidthTimes
+        The layer's own times, rising with its widths.
+    """
+    rows = []
+    for out in grid.outs:
+        inputs = [grid.inputs(out, into) for into in grid.ins]
+        rows.append([max(LEAST_MS, ms[out, into] - ms[None, into]) for into in inputs])
     smooth = rising(np.array(rows), np.outer(grid.outs, grid.ins).astype(float))
     found = tuple(tuple(float(value) for value in row) for row in smooth)
     return WidthTimes(shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, ms=found)
@@ -242,8 +263,3 @@ def rising(times: Times, work: Times) -> Times:
         below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis=axis), axis)
     found: Times = (above + below) / 2 + 0.01 * times.max() * work / work.max()
     return found
-
-
-def _around(grid: Grid, whole: float, out: int) -> float:
-    """Tell what the rest of a probe costs; that of a grouped convolution shrinks with it."""
-    return whole if grid.shape.block is None else whole * out / max(grid.outs)

@@ -27,6 +27,23 @@ class LayerShape(Noun):
         default=None, description="outputs and inputs of one convolution group; None: one group"
     )
 
+    @property
+    def output(self) -> Pair:
+        """Rows and columns of its output.
+
+        Examples
+        --------
+        >>> LayerShape(kind="conv", height=7, width=9, kernel=(3, 3), stride=(2, 2)).output
+        (3, 4)
+        """
+        top, left, bottom, right = self.pads
+        rows, columns = self.height + top + bottom, self.width + left + right
+        (high, wide), (down, over) = self.kernel, self.dilation
+        return (
+            (rows - down * (high - 1) - 1) // self.stride[0] + 1,
+            (columns - over * (wide - 1) - 1) // self.stride[1] + 1,
+        )
+
 
 class WidthTimes(Noun):
     """One layer's times on a grid of widths."""

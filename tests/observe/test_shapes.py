@@ -29,7 +29,8 @@ def test_a_probe_of_a_convolution_makes_maps_of_the_same_size(name, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "probe.onnx")
     assert calls == 1
     assert read(tmp_path / "probe.onnx").input_shape == (1, probes.STEM, 9, 7)
-    # Before pooling: the sizes of all maps are in the graph once shapes are inferred.
+    assert shape.output == layer(image).shape[2:]
+    # The sizes of all maps are in the graph once shapes are inferred.
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "probe.onnx")).graph
@@ -38,6 +39,12 @@ def test_a_probe_of_a_convolution_makes_maps_of_the_same_size(name, tmp_path):
     assert maps["relu3"] == list(layer(image).shape)
     (answer,) = session.run(None, {"images": np.ones((1, probes.STEM, 9, 7), np.float32)})
     assert answer.shape == (1, layer.out_channels)
+    # Behind the layer nothing reads the whole map: that would be taken for the layer's own time.
+    (reader,) = [node for node in graph.node if "relu3" in node.input]
+    sizes = {each.name: each.ints for each in reader.attribute}
+    assert reader.op_type == "MaxPool"
+    assert max(sizes["kernel_shape"]) <= probes.CORNER
+    assert maps[reader.output[0]] == [1, layer.out_channels, 1, 1]
 
 
 def test_a_linear_layer_and_how_often_a_layer_runs(tmp_path):

@@ -110,6 +110,23 @@ def test_a_wider_layer_never_looks_faster(seed):
     assert latency.rising(work, work) == pytest.approx(1.01 * work)
 
 
+@pytest.mark.parametrize("block", [None, (1, 1), (4, 4), (1, 2)])
+def test_what_lies_around_a_layer_is_taken_off_at_its_own_width(block):
+    """Whatever a call costs at any width is no layer's: a narrow depthwise layer looked slow."""
+    shape = LayerShape(kind="conv", height=14, width=14, kernel=(3, 3), block=block)
+    grid = latency.Grid(shape, (8, 16, 64), (24,) if block is None else (64,))
+    call, stem, each = 0.05, 0.001, 0.002
+
+    def probe(out, into):
+        return call + stem * into + (0.0 if out is None else each * out)
+
+    found = latency.differences(
+        grid, {(out, into): probe(out, into) for out, into in grid.probes()}
+    )
+    wanted = [[each * out + 0.01 * each * 64 * out / 64] for out in grid.outs]
+    assert found.ms == pytest.approx(np.array(wanted))
+
+
 class Simulated(hunts.Hunt):
     """Measures by a formula of the estimate instead of a clock."""
 
