@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import numpy_helper
 
 from capdeploy.errors import StepFailedError
 from capdeploy.export.graph import INPUT
@@ -197,8 +198,9 @@ def _keep_facts(source: Path, target: Path, *, brief: bool = False) -> None:
 
 
 def _abbreviate(graph: onnx.GraphProto) -> None:
-    """Leave out what no runtime needs: inner shapes, and long names of inner values."""
+    """Leave out what no runtime needs: inner shapes, zeros, and long names of inner values."""
     del graph.value_info[:]
+    _omit_zeros(graph)
     outside = {entry.name for entry in (*graph.input, *graph.output)} | {""}
     short: dict[str, str] = {}
 
@@ -206,12 +208,31 @@ def _abbreviate(graph: onnx.GraphProto) -> None:
         return long if long in outside else short.setdefault(long, f"{len(short):x}")
 
     for tensor in graph.initializer:
-        tensor.name = name(tensor.name)
+        # Raw, an integer takes its own four bytes; a negative one of a list is spelt out in ten.
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), name(tensor.name)))
     for node in graph.node:
         node.input[:] = [name(each) for each in node.input]
         node.output[:] = [name(each) for each in node.output]
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             node.name = ""
+
+
+def _omit_zeros(graph: onnx.GraphProto) -> None:
+    """Leave out the zero points of convolutions' weights: they are 0, which is what none means.
+
+    Those of linear layers stay: without them ONNX Runtime would compute in single precision.
+    """
+    zeros = {tensor.name for tensor in graph.initializer
+             if not numpy_helper.to_array(tensor).any()}  # fmt: skip
+    weights = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]}
+    for node in graph.node:
+        own = node.op_type == "DequantizeLinear" and node.output[0] in weights
+        if own and zeros.issuperset(node.input[2:]):
+            del node.input[2:]
+    used = {name for node in graph.node for name in node.input}
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name not in used:
+            del graph.initializer[place]
 
 
 @contextlib.contextmanager
