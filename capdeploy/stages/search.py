@@ -17,6 +17,9 @@ from capdeploy.values.budget import Budget
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
 
+CLOSE = 1e-3
+"""Two estimates nearer to each other than this share have no other network between them."""
+
 
 def draw(
     recipe: Recipe, full: Model, ground: Ground, start: PruningPlan, budget: Budget, say: Say
@@ -141,10 +144,14 @@ def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
         point = hunt.try_out(hunt.draw(target))
         if hunt.near(point):
             return point
-        if len(hunt.points) == known:
-            # Widths are coarse: between the two sides lies no other network.
-            if fast is not None:
+        if len(hunt.points) == known and fast is not None:
+            # Widths are coarse: up to here lies no other network, perhaps nearer to the slow side.
+            high = min(slow)[0]
+            target += (high - target) / 2
+            if high - target < CLOSE * high:
                 return fast
+            continue
+        if len(hunt.points) == known:
             point = smallest(hunt)
         if not hunt.fits(point):
             slow.append((point.estimate, point.trial.measured))

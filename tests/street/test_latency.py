@@ -140,6 +140,16 @@ class Simulated(hunts.Hunt):
         return [(10.0, self.formula(self.last / whole) * 10.0)] * 3, False
 
 
+@pytest.fixture(scope="module")
+def on_the_way(ground, tmp_path_factory):
+    """What share of the time is estimated to be left, for every network on the way down."""
+    model, drawn_on = ground
+    budget, folder = of_latency("50%", allocation="latency", align=1), tmp_path_factory.mktemp("x")
+    hunt = Simulated(model, drawn_on, budget, PLACE, folder, folder, Quiet())
+    whole = drawn_on.meter("latency").whole(drawn_on.geometry)
+    return {hunt.estimate(hunt.draw(share * whole)) / whole for share in np.linspace(0, 1, 250)}
+
+
 FORMULAS = {
     "as estimated": lambda share: share,
     "with a floor": lambda share: 0.2 + 0.8 * share,
@@ -150,7 +160,9 @@ FORMULAS = {
 
 @pytest.mark.parametrize("share", [0.75, 0.5, 0.3])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_the_search_ends_near_the_budget_within_a_dozen_measurements(ground, tmp_path, name, share):
+def test_the_search_ends_near_the_budget_within_a_dozen_measurements(
+    ground, on_the_way, tmp_path, name, share
+):
     model, drawn_on = ground
     found = Simulated(
         model, drawn_on, of_latency(f"{share:%}", allocation="latency", align=1), PLACE, tmp_path,
@@ -162,8 +174,10 @@ def test_the_search_ends_near_the_budget_within_a_dozen_measurements(ground, tmp
     plan = found.record(best)
     assert found.asked - 1 == len(plan.search.trials) <= hunts.MOST
     assert plan.search.result.measured <= plan.search.budget == pytest.approx(10 * share)
-    # Sixteen channels a layer: steps are coarse, and the next wider candidate is too slow.
-    assert plan.search.result.measured > 0.85 * plan.search.budget
+    # Sixteen channels a layer: steps are coarse. Then no network on the way fits better.
+    times = [10 * FORMULAS[name](left) for left in on_the_way]
+    nearest = max(ms for ms in times if ms <= plan.search.budget)
+    assert plan.search.result.measured >= min(0.97 * plan.search.budget, nearest)
 
 
 @pytest.fixture(scope="module")
