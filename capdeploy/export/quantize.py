@@ -230,9 +230,8 @@ def _omit_zeros(graph: onnx.GraphProto) -> None:
         if own and zeros.issuperset(node.input[2:]):
             del node.input[2:]
     used = {name for node in graph.node for name in node.input}
-    for place in reversed(range(len(graph.initializer))):
-        if graph.initializer[place].name not in used:
-            del graph.initializer[place]
+    for tensor in [each for each in graph.initializer if each.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 @contextlib.contextmanager

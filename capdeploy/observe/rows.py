@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from capdeploy.observe.shapes import shape_of
+
 LARGEST = 5000
 """Inputs of a filter beyond which the equations of a layer would not fit memory."""
 POSITIONS = 128
@@ -99,30 +101,18 @@ def input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     if not isinstance(layer, nn.Conv2d):
         raise TypeError(type(layer).__name__)
     # Only the chosen positions are taken: all patches of a large map would not fit memory.
-    above, below, left, right = _padding(layer)
+    shape = shape_of(layer, inputs)
+    above, left, below, right = shape.pads
     framed = F.pad(inputs, (left, right, above, below))
-    tall, wide = layer.kernel_size
-    down, across = layer.dilation
-    height = (framed.shape[2] - down * (tall - 1) - 1) // layer.stride[0] + 1
-    width = (framed.shape[3] - across * (wide - 1) - 1) // layer.stride[1] + 1
+    (tall, wide), (down, across) = shape.kernel, shape.dilation
+    height, width = shape.output
     places = _places(layer, height * width)
-    rows, columns = places // width * layer.stride[0], places % width * layer.stride[1]
+    rows, columns = places // width * shape.stride[0], places % width * shape.stride[1]
     patches = [
         framed[:, :, rows + row * down, columns + column * across]
         for row in range(tall) for column in range(wide)
     ]  # fmt: skip
     return torch.stack(patches, dim=2).flatten(1, 2).transpose(1, 2).flatten(0, 1)
-
-
-def _padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
-    """Return what is put above, below, left and right of a map."""
-    if layer.padding == "same":
-        (down, across), (tall, wide) = layer.dilation, layer.kernel_size
-        tall, wide = down * (tall - 1), across * (wide - 1)
-        # Of an odd number the greater part goes behind.
-        return tall // 2, tall - tall // 2, wide // 2, wide - wide // 2
-    tall, wide = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
-    return tall, tall, wide, wide
 
 
 def _places(layer: nn.Module, positions: int) -> torch.Tensor:

@@ -34,7 +34,7 @@ def shapes(
     found: dict[str, tuple[LayerShape, int]] = {}
 
     def note(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        shape, calls = found.get(name) or (_shape(layer, inputs[0]), 0)
+        shape, calls = found.get(name) or (shape_of(layer, inputs[0]), 0)
         found[name] = (shape, calls + 1)
 
     with torch.no_grad(), evaluating(network), tapped(network, layers, note):
@@ -42,7 +42,21 @@ def shapes(
     return found
 
 
-def _shape(layer: nn.Module, value: torch.Tensor) -> LayerShape:
+def shape_of(layer: nn.Module, value: torch.Tensor) -> LayerShape:
+    """Describe one layer as it runs on a value.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        A convolution or a linear layer.
+    value : torch.Tensor
+        Its input: (N, C, H, W), or (N, ..., C) of a linear layer.
+
+    Returns
+    -------
+    LayerShape
+        Its size, strides and padding.
+    """
     if isinstance(layer, nn.Conv2d):
         grouped = layer.groups > 1
         return LayerShape(

@@ -123,7 +123,7 @@ def test_what_lies_around_a_layer_is_taken_off_at_its_own_width(block):
     found = latency.differences(
         grid, {(out, into): probe(out, into) for out, into in grid.probes()}
     )
-    wanted = [[each * out + 0.01 * each * 64 * out / 64] for out in grid.outs]
+    wanted = [[1.01 * each * out] for out in grid.outs]  # of which a hundredth is `rising`'s
     assert found.ms == pytest.approx(np.array(wanted))
 
 
@@ -175,6 +175,7 @@ def test_the_search_ends_near_the_budget_within_a_dozen_measurements(
     assert found.asked - 1 == len(plan.search.trials) <= hunts.MOST
     assert plan.search.result.measured <= plan.search.budget == pytest.approx(10 * share)
     # Sixteen channels a layer: steps are coarse. Then no network on the way fits better.
+    assert plan.search.result.measured > 0.85 * plan.search.budget
     times = [10 * FORMULAS[name](left) for left in on_the_way]
     nearest = max(ms for ms in times if ms <= plan.search.budget)
     assert plan.search.result.measured >= min(0.97 * plan.search.budget, nearest)
