@@ -24,9 +24,9 @@ from capdeploy.train import head
 from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
 from tests import nets
+from tests.commands import base, capdeploy
 from tests.conftest import SUBSET, recipe, shaken, wrap
 from tests.prune.test_groups_and_cut import scores_for
-from tests.street.test_street import base, capdeploy
 
 PLACE = Place("onnxruntime", "cpu", 1)
 
@@ -108,6 +108,20 @@ def test_a_wider_layer_never_looks_faster(seed):
     assert (np.diff(found, axis=1) > 0).all()
     # Times that rise already stay as they are, but for the hundredth.
     assert latency.rising(work, work) == pytest.approx(1.01 * work)
+
+
+WIDTHS = st.lists(st.integers(1, 64), min_size=1, max_size=6, unique=True).map(sorted)
+
+
+@given(outs=WIDTHS, ins=WIDTHS, at=st.tuples(*[st.integers(0, 70)] * 2), seed=st.integers(0, 999))
+def test_times_between_widths_are_bilinear(outs, ins, at, seed):
+    ms = np.random.default_rng(seed).random((len(outs), len(ins)))
+    times = WidthTimes(
+        shape=LayerShape(kind="conv", height=1, width=1), out_channels=tuple(outs),
+        in_channels=tuple(ins), ms=tuple(map(tuple, ms.tolist())),
+    )  # fmt: skip
+    wanted = np.interp(at[0], outs, [np.interp(at[1], ins, row) for row in ms])
+    assert times.at(*at) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("block", [None, (1, 1), (4, 4), (1, 2)])
@@ -250,7 +264,7 @@ def test_a_budget_below_the_floor_says_what_is_possible_and_why(ground, tmp_path
 def test_the_command_meets_a_speed_up_and_repeats_it_from_the_cache(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Large images, so that what every layer takes to start does not decide.
-    asked = (*base(trained), "--input-size", 96, "--speedup", "1.5x", "--align", 4, "--dry-run",
+    asked = (*base(trained), "--input-size", 96, "--speedup", "1.5x", "--align", 8, "--dry-run",
              "-f", "json")  # fmt: skip
     done = capdeploy(*asked)
     assert done.returncode == 0, done.stderr
@@ -269,7 +283,7 @@ def test_the_command_meets_a_speed_up_and_repeats_it_from_the_cache(trained, tmp
 
 def test_a_run_records_how_its_latency_was_met(trained, tmp_path):
     wanted = recipe(
-        trained, ratio=(), max_latency=("80%",), epochs=0, bench=False, align=4, input_size=(96, 96)
+        trained, ratio=(), max_latency=("80%",), epochs=0, bench=False, align=8, input_size=(96, 96)
     )
     report = pipeline.compress(wanted, tmp_path / "out", Quiet())
     assert [model.name for model in report.models] == ["baseline", "latency-80pct"]
@@ -310,7 +324,7 @@ def test_what_no_latency_is(trained, capsys, arguments, line):
 
 
 def test_a_damaged_or_forbidden_cache_costs_time_and_nothing_else(trained, tmp_path, monkeypatch):
-    asked = (*base(trained), "--input-size", 48, "--speedup", "1.1x", "--align", 4, "--dry-run",
+    asked = (*base(trained), "--input-size", 48, "--speedup", "1.1x", "--align", 8, "--dry-run",
              "-f", "json")  # fmt: skip
     home = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     first = capdeploy(*asked, env=home)
