@@ -14,8 +14,10 @@ from pathlib import Path
 from capdeploy.export.graph import describe
 from capdeploy.values.artifact import Simplification
 
+# onnxsim asks for torch, does without, and starts three times as fast.
 _CHILD = """
 import sys
+sys.modules["torch"] = None
 import onnx, onnxsim
 graph, _ = onnxsim.simplify(onnx.load(sys.argv[1]))
 onnx.save(graph, sys.argv[2])
