@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -94,14 +95,21 @@ def _known(source: str, state: State) -> Iterator[tuple[Architecture, Shapes]]:
 
 def _built(source: str, names: Sequence[str]) -> Iterator[tuple[Architecture, Shapes]]:
     for name in names:
-        architecture = Architecture(source=source, name=name)
-        try:
-            with without_memory(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about how fresh weights will be drawn
-                network = rebuild.build(architecture, None)
-        except (RuntimeError, NotImplementedError, ArchitectureError):
-            continue
-        yield architecture, _counted(network.state_dict())
+        shapes = _shapes(source, name)
+        if shapes is not None:
+            yield Architecture(source=source, name=name), shapes
+
+
+@functools.cache
+def _shapes(source: str, name: str) -> Shapes | None:
+    """Read a network's tensors; building it takes a tenth of a second, and there are hundreds."""
+    try:
+        with without_memory(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how fresh weights will be drawn
+            network = rebuild.build(Architecture(source=source, name=name), None)
+    except (RuntimeError, NotImplementedError, ArchitectureError):
+        return None
+    return _counted(network.state_dict())
 
 
 def _words(names: Iterable[str]) -> set[str]:
