@@ -10,6 +10,10 @@ are built by them, not by a plan, and recovered by the same steps (batch-norm st
 with distilled answers; channels cannot be matched, so they are trained without that part, and they
 cannot be reconstructed). With --divergence a cell also has the mean Kullback-Leibler divergence of
 the test images' answers from the head-cut network's.
+
+Recoveries: ``none`` (batch-norm statistics), ``reconstruct`` (and the layers behind re-solved),
+``train`` (from the statistics), ``both`` (trained from the reconstruction; Torch-Pruning's from the
+statistics, the same number of epochs).
 """
 
 from __future__ import annotations
@@ -86,17 +90,24 @@ def budget_of(text: str) -> dict:
     return {"ratio": [float(text)]}
 
 
-def recovered(plan, cut, planned, wanted: Recipe, recovery: str) -> Model:
-    """Recover as `compress` would: statistics alone, reconstruction, or training."""
-    settings = {
-        "none": {"epochs": 0, "reconstruct": False},
-        "reconstruct": {"epochs": 0, "reconstruct": True},
-        "train": {"reconstruct": False},
-        "both": {"reconstruct": True},
-    }[recovery]
-    asked = wanted.model_copy(update=settings)
-    made = making.Made("x", plan, cut)
-    return making.recover(made, planned.narrow, planned.samples, asked, asked.epochs, Quiet()).final
+def recovered(plan, cut, planned, wanted: Recipe, recoveries: list[str]) -> dict[str, Model]:
+    """Recover as `compress` would; what several recoveries begin with is done once.
+
+    Statistics alone, reconstruction, training from the statistics, training from the
+    reconstruction.
+    """
+
+    def follow(reconstruct: bool, epochs: int) -> making.Made:
+        asked = wanted.model_copy(update={"reconstruct": reconstruct})
+        made = making.Made("x", plan, cut)
+        return making.recover(made, planned.narrow, planned.samples, asked, epochs, Quiet())
+
+    plain = follow(False, wanted.epochs if "train" in recoveries else 0)
+    found = {"none": plain.recalibrated or cut, "train": plain.final}
+    if {"reconstruct", "both"} & set(recoveries):
+        solved = follow(True, wanted.epochs if "both" in recoveries else 0)
+        found |= {"reconstruct": solved.reconstructed, "both": solved.final}
+    return {recovery: found[recovery] for recovery in recoveries}
 
 
 def by_torch_pruning(planned, wanted: Recipe, importance: str) -> Model:
@@ -135,7 +146,7 @@ def by_torch_pruning(planned, wanted: Recipe, importance: str) -> Model:
 
 
 def tp_recovered(model: Model, planned, wanted: Recipe, recovery: str) -> Model | None:
-    if recovery in {"reconstruct", "both"}:
+    if recovery == "reconstruct":
         return None
     shown = planned.samples.train.take(wanted.bn_images, seed=wanted.seed)
     model = batchnorm.reestimate(model, shown, batch_size=wanted.batch_size)
@@ -220,8 +231,7 @@ def one(name, wanted, planned, test, recoveries, found) -> float:
         )
     plan = planning.draw(ground, wanted.budgets()[0])
     cut = apply.cut(planned.full, plan)
-    for recovery in recoveries:
-        model = recovered(plan, cut, planned, wanted, recovery)
+    for recovery, model in recovered(plan, cut, planned, wanted, recoveries).items():
         found[recovery].append(judge(model, planned.narrow, test))
     return before / plan.after.macs
 
