@@ -10,7 +10,7 @@ from capdeploy.errors import ArchitectureError
 from capdeploy.rebuild import build
 from capdeploy.recognise import recognise
 from capdeploy.values.checkpoint import Architecture
-from tests.street.test_street import capdeploy
+from tests.commands import capdeploy
 
 
 def state_of(name, outputs):

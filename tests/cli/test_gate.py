@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.street.test_street import capdeploy
+from tests.commands import capdeploy
 
 QUICK = ("--runtimes", "onnxruntime", "--devices", "cpu", "--blocks", 5)
 

@@ -10,8 +10,8 @@ from capdeploy import bundle, pipeline, rebuild
 from capdeploy.progress import Quiet
 from capdeploy.values.plan import PruningPlan
 from tests import nets
+from tests.commands import capdeploy
 from tests.conftest import recipe, shaken
-from tests.street.test_street import capdeploy
 
 
 @pytest.fixture(scope="module")

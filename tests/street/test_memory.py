@@ -18,9 +18,9 @@ from capdeploy.train import head
 from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.report import Settings
 from tests import nets
+from tests.commands import base, capdeploy
 from tests.conftest import SUBSET, shaken, wrap
 from tests.prune.test_groups_and_cut import scores_for
-from tests.street.test_street import base, capdeploy
 
 PLACE = Place("onnxruntime", "cpu", 1)
 SETTINGS = Settings(bundle="candidate", runtime="onnxruntime", device="cpu", threads=1)

@@ -14,8 +14,8 @@ from capdeploy.report import precision as report_precision
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.stages import precision
 from capdeploy.values.accuracy import Difference
+from tests.commands import base, capdeploy
 from tests.conftest import recipe
-from tests.street.test_street import base, capdeploy
 
 BITS = {"precision": ("fp32", "fp16", "int8"), "runtimes": ("onnxruntime", "openvino")}
 

@@ -14,7 +14,7 @@ from capdeploy.values.cost import Cost
 from capdeploy.values.latency import Search, Trial
 from capdeploy.values.report import BenchmarkReport, Row, RunReport, Settings, Skipped
 from capdeploy.values.sweep import Axis, Failure, SweepReport, SweepRow, Timing
-from tests.street.test_street import capdeploy
+from tests.commands import capdeploy
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 

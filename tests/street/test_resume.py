@@ -14,8 +14,8 @@ from capdeploy import bundle, pipeline, workplace
 from capdeploy.errors import ConfigError, OutputExistsError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.stages import journal
+from tests.commands import ROOT, base, capdeploy
 from tests.conftest import recipe
-from tests.street.test_street import ROOT, base, capdeploy
 
 
 class Stopping(Quiet):

@@ -7,9 +7,9 @@ from capdeploy.progress import Quiet
 from capdeploy.report import html, page, sensitivity
 from capdeploy.values.report import RunReport
 from capdeploy.values.sensitivity import LEVELS, Curve, SensitivityReport
+from tests.commands import base, capdeploy
 from tests.conftest import recipe
 from tests.street.test_report import checked
-from tests.street.test_street import base, capdeploy
 
 
 @pytest.fixture(scope="module")

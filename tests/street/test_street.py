@@ -1,7 +1,6 @@
 """The whole way, and everything that can be wrong at the door."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,23 +18,8 @@ from capdeploy.progress import Quiet
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import RunReport
 from tests import nets
+from tests.commands import ROOT, base, capdeploy
 from tests.conftest import recipe
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def capdeploy(*arguments, cwd=None, timeout=240, env=None):
-    """Run the command as a user would, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "capdeploy", *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd or ROOT, timeout=timeout, check=False,
-        env={**os.environ, **(env or {})},
-    )  # fmt: skip
-
-
-def base(trained, *extra):
-    return ("compress", trained, "--arch", "tests.nets:Residual", "--data", "digits",
-            "--input-size", 16, "--classes", "7,1,4", "--epochs", 0, *extra)  # fmt: skip
 
 
 def test_the_record_of_a_run(run):
@@ -89,7 +73,7 @@ def test_the_command_from_checkpoint_to_table(trained, tmp_path):
         assert shown.returncode == 0, shown.stderr
         assert "ratio-0.5" in shown.stdout
     resolved = tmp_path / "out" / "recipe.toml"
-    repeat = capdeploy("compress", "-c", resolved, "--dry-run", "-f", "md", cwd=ROOT)
+    repeat = capdeploy("compress", "-c", resolved, "--dry-run", "-f", "md")
     assert repeat.returncode == 0, repeat.stderr
     assert "| stem |" in repeat.stdout
 

@@ -20,8 +20,8 @@ from capdeploy.sweep import drive, grid, results
 from capdeploy.values.report import RunReport
 from capdeploy.values.sweep import SweepReport, dominated
 from capdeploy.workers import cores
+from tests.commands import ROOT, capdeploy
 from tests.conftest import recipe
-from tests.street.test_street import ROOT, capdeploy
 
 AXES = """
 [sweep]

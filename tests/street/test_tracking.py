@@ -10,8 +10,8 @@ from capdeploy.errors import ConfigError
 from capdeploy.progress import Quiet
 from capdeploy.trackers import TRACKERS
 from capdeploy.tracking import Tracked, tracked
+from tests.commands import base, capdeploy
 from tests.conftest import recipe
-from tests.street.test_street import base, capdeploy
 
 EXPECTED = {"fine-tune ratio-0.5/validation_top1": 2, "fine-tune ratio-0.5/loss": 2,
             "ratio-0.5/top1": 1, "baseline/top1": 1, "baseline/macs": 1}  # fmt: skip

@@ -18,8 +18,8 @@ from capdeploy.values.manifest import REJECTED
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.trust import outsider_scores
 from tests import nets
+from tests.commands import base, capdeploy
 from tests.conftest import SUBSET, recipe, wrap
-from tests.street.test_street import base, capdeploy
 
 
 def test_the_row_is_that_of_a_plain_minimiser():

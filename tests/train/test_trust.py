@@ -15,8 +15,8 @@ from capdeploy.progress import Quiet
 from capdeploy.train import trust
 from capdeploy.values.trust import outsider_scores, probabilities
 from tests import nets
+from tests.commands import capdeploy
 from tests.conftest import recipe
-from tests.street.test_street import capdeploy
 
 
 def overconfident(count=4000, factor=3.0, seed=0):
