@@ -20,10 +20,13 @@ import onnx
 from onnx import numpy_helper
 
 from capdeploy.errors import StepFailedError
+from capdeploy.export import bias_correction
 from capdeploy.export.graph import INPUT
 
 Inputs = npt.NDArray[np.float32]
 ROUNDED = "_DequantizeLinear_Output"
+SETTLING = 64
+"""Images that biases are corrected by: means need fewer than ranges do."""
 
 
 def onnx_int8(
@@ -43,7 +46,7 @@ def onnx_int8(
         The graph in single precision.
     target : Path
         The file to write: static QDQ, weights signed and per channel, activations unsigned, their
-        range the least and largest of `inputs`.
+        range the least and largest of `inputs`; biases are corrected by some of these.
     inputs : Inputs
         (N, 3, H, W) preprocessed calibration images.
     exclude : Sequence[str]
@@ -90,6 +93,7 @@ def onnx_int8(
             raise StepFailedError(
                 f"ONNX Runtime cannot quantise {source.name}: {type(error).__name__}: {line}"
             ) from error
+        bias_correction.correct(ready, target, inputs[:SETTLING])
     _keep_facts(source, target, brief=brief)
 
 

@@ -84,6 +84,45 @@ def test_the_layer_that_eight_bits_hurt_most_comes_first_and_can_be_left_out(une
     assert kinds["mixed.onnx"].count(onnx.TensorProto.FLOAT) == 1
 
 
+@pytest.mark.parametrize("left_out", [0, 1])
+def test_rounding_shifts_no_mean(uneven, tmp_path, monkeypatch, left_out):
+    """The mean answer is that of the exact graph, whatever the layers before were off by."""
+    exclude = [node.name for node in onnx.load(uneven).graph.node if node.op_type == "Conv"]
+    few = {"exclude": exclude[1 : 1 + left_out]}
+    quantize.onnx_int8(uneven, tmp_path / "corrected.onnx", inputs(64), **few)
+    monkeypatch.setattr(quantize.bias_correction, "correct", lambda *_: None)
+    quantize.onnx_int8(uneven, tmp_path / "plain.onnx", inputs(64), **few)
+    exact, corrected, plain = (
+        answers(path, inputs(64)).mean(axis=0)
+        for path in (uneven, tmp_path / "corrected.onnx", tmp_path / "plain.onnx")
+    )
+    assert np.abs(corrected - exact).mean() < 0.25 * np.abs(plain - exact).mean()
+
+
+def test_layers_that_share_a_bias_keep_it(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.again = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, images):
+            maps = self.again(self.again(self.first(images).relu()).relu()).relu()
+            return self.head(maps.mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    source, target = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    graphs.export(wrap(Twice()), source, {})
+    both = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"][1:]
+    quantize.onnx_int8(source, target, inputs(), exclude=both, brief=False)
+    kept = [
+        onnx.numpy_helper.to_array(tensor)
+        for path in (source, target)
+        for tensor in onnx.load(path).graph.initializer if tensor.name == "again.bias"
+    ]  # fmt: skip
+    assert np.array_equal(*kept)
+
+
 def test_openvino_takes_eight_and_sixteen_bits(uneven, tmp_path):
     import openvino
 
