@@ -8,7 +8,8 @@ order and random scores. ``tp-magnitude`` and ``tp-taylor`` are Torch-Pruning's 
 (GroupMagnitude and GroupTaylor importance) with the same images, epochs and seed; their networks
 are built by them, not by a plan, and recovered by the same steps (batch-norm statistics, training
 with distilled answers; channels cannot be matched, so they are trained without that part, and they
-cannot be reconstructed). With --divergence a cell also has the mean Kullback-Leibler divergence of
+cannot be reconstructed). They leave a layer whole if rounding would leave it nothing: at large
+ratios, `--set align=1`. With --divergence a cell also has the mean Kullback-Leibler divergence of
 the test images' answers from the head-cut network's.
 
 Recoveries: ``none`` (batch-norm statistics), ``reconstruct`` (and the layers behind re-solved),
@@ -121,7 +122,7 @@ def by_torch_pruning(planned, wanted: Recipe, importance: str) -> Model:
                  "tp-taylor": tp.importance.GroupTaylorImportance}  # fmt: skip
         pruner = tp.pruner.BasePruner(
             module, planned.narrow.example(1), importance=kinds[importance](), pruning_ratio=ratio,
-            ignored_layers=[module.get_submodule(planned.narrow.head)], round_to=8,
+            ignored_layers=[module.get_submodule(planned.narrow.head)], round_to=wanted.align,
         )  # fmt: skip
         if importance == "tp-taylor":
             for batch, labels in images.batches(wanted.batch_size):
