@@ -88,12 +88,12 @@ def onnx_int8(
                 reduce_range=reduce_range, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, nodes_to_exclude=list(exclude),
             )  # fmt: skip
+            bias_correction.correct(ready, target, inputs[:SETTLING])
         except Exception as error:  # the quantiser raises onnx's, numpy's and its own errors
             line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise StepFailedError(
                 f"ONNX Runtime cannot quantise {source.name}: {type(error).__name__}: {line}"
             ) from error
-        bias_correction.correct(ready, target, inputs[:SETTLING])
     _keep_facts(source, target, brief=brief)
 
 
