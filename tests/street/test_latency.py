@@ -265,7 +265,7 @@ def test_the_command_meets_a_speed_up_and_repeats_it_from_the_cache(trained, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Large images, so that what every layer takes to start does not decide.
     asked = (*base(trained), "--input-size", 96, "--speedup", "1.5x", "--align", 8, "--dry-run",
-             "-f", "json")  # fmt: skip
+             "--set", "score_images=32", "-f", "json")  # fmt: skip
     done = capdeploy(*asked)
     assert done.returncode == 0, done.stderr
     (plan,) = json.loads(done.stdout)
@@ -283,8 +283,9 @@ def test_the_command_meets_a_speed_up_and_repeats_it_from_the_cache(trained, tmp
 
 def test_a_run_records_how_its_latency_was_met(trained, tmp_path):
     wanted = recipe(
-        trained, ratio=(), max_latency=("80%",), epochs=0, bench=False, align=8, input_size=(96, 96)
-    )
+        trained, ratio=(), max_latency=("80%",), epochs=0, align=8, input_size=(96, 96),
+        score_images=32, bn_images=32, reconstruct=False,
+    )  # fmt: skip
     report = pipeline.compress(wanted, tmp_path / "out", Quiet())
     assert [model.name for model in report.models] == ["baseline", "latency-80pct"]
     assert report.models[1].search.budget < report.models[1].search.base
@@ -325,7 +326,7 @@ def test_what_no_latency_is(trained, capsys, arguments, line):
 
 def test_a_damaged_or_forbidden_cache_costs_time_and_nothing_else(trained, tmp_path, monkeypatch):
     asked = (*base(trained), "--input-size", 48, "--speedup", "1.1x", "--align", 8, "--dry-run",
-             "-f", "json")  # fmt: skip
+             "--set", "score_images=32", "-f", "json")  # fmt: skip
     home = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     first = capdeploy(*asked, env=home)
     assert first.returncode == 0, first.stderr
