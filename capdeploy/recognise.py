@@ -102,7 +102,7 @@ def _built(source: str, names: Sequence[str]) -> Iterator[tuple[Architecture, Sh
 
 @functools.cache
 def _shapes(source: str, name: str) -> Shapes | None:
-    """Read a network's tensors; building it takes a tenth of a second, and there are hundreds."""
+    """Read a network's tensors; building it takes a while, and there are hundreds."""
     try:
         with without_memory(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about how fresh weights will be drawn

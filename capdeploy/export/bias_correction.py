@@ -19,9 +19,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from capdeploy.export.graph import INPUT
+from capdeploy.export.graph import Inputs, hearing
 
-Inputs = npt.NDArray[np.float32]
 Means = npt.NDArray[np.float64]
 LAYERS = frozenset({"Conv", "Gemm"})
 BATCH = 8
@@ -68,19 +67,11 @@ def _until(model: onnx.ModelProto, place: int) -> onnx.ModelProto:
 
 def _means(model: onnx.ModelProto, names: Sequence[str], inputs: Inputs) -> list[Means]:
     """Average values over images and positions, (C,) each."""
-    import onnxruntime
-
-    known = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    quiet = onnxruntime.SessionOptions()
-    quiet.log_severity_level = 3  # it tells of every weight that a part of the graph does not use
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), quiet, providers=["CPUExecutionProvider"]
-    )
+    run = hearing(model, names)
     sums = [np.zeros(1)] * len(names)
     for start in range(0, len(inputs), BATCH):
         batch = inputs[start : start + BATCH]
-        values = session.run(list(names), {INPUT: batch})
+        values = run(batch)
         # The mean over positions, then the sum over images: batches may differ in size.
         sums = [
             before + value.reshape(*value.shape[:2], -1).mean(axis=2, dtype=np.float64).sum(axis=0)
@@ -98,6 +89,6 @@ def _add(graph: onnx.GraphProto, bias: str, shift: Means) -> None:
         return
     source = next(node for node in graph.node if bias in node.output)
     number, scale = (numpy_helper.to_array(stored[name]) for name in source.input[:2])
-    range_ = np.iinfo(number.dtype)
-    moved = np.clip(number + np.round(shift / scale), range_.min, range_.max).astype(number.dtype)
+    limits = np.iinfo(number.dtype)
+    moved = np.clip(number + np.round(shift / scale), limits.min, limits.max).astype(number.dtype)
     stored[source.input[0]].CopyFrom(numpy_helper.from_array(moved, source.input[0]))

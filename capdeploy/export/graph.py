@@ -6,16 +6,18 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 
 from capdeploy.errors import StepFailedError
 from capdeploy.model import Model
 
+Inputs = npt.NDArray[np.float32]
 OPSET = 18
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 LARGEST = 2**31  # bytes of one protocol buffer
@@ -131,6 +133,35 @@ def describe(path: Path) -> tuple[int, int]:
     """Return a file's (opset, number of nodes)."""
     graph = onnx.load(path)
     return opset(graph), len(graph.graph.node)
+
+
+def hearing(model: onnx.ModelProto, names: Sequence[str]) -> Callable[[Inputs], list[Inputs]]:
+    """Open a graph in ONNX Runtime so that it answers with inner values.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The graph; the values become outputs of it.
+    names : Sequence[str]
+        Which values.
+
+    Returns
+    -------
+    Callable[[Inputs], list[Inputs]]
+        From (N, 3, H, W) preprocessed images to the values, in the order of their names.
+    """
+    import onnxruntime
+
+    known = {output.name for output in model.graph.output}
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known
+    )
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 3  # it tells of every weight that a part of a graph does not use
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), quiet, providers=["CPUExecutionProvider"]
+    )
+    return lambda inputs: session.run(list(names), {INPUT: inputs})
 
 
 def _strip(graph: onnx.ModelProto) -> None:

@@ -15,15 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
 from capdeploy.errors import StepFailedError
 from capdeploy.export import bias_correction
-from capdeploy.export.graph import INPUT
+from capdeploy.export.graph import INPUT, Inputs, hearing
 
-Inputs = npt.NDArray[np.float32]
 ROUNDED = "_DequantizeLinear_Output"
 SETTLING = 64
 """Images that biases are corrected by: means need fewer than ranges do."""
@@ -170,23 +168,14 @@ def noisiest(source: Path, quantised: Path, inputs: Inputs) -> list[str]:
 
 def _values(path: Path, names: Sequence[str], inputs: Inputs) -> dict[str, Inputs]:
     """Run a graph and return some of its inner values."""
-    import onnxruntime
-
     model = onnx.load(path)
     made = {name for node in model.graph.node for name in node.output} | {INPUT}
-    known = {output.name for output in model.graph.output}
     # Quantised, a value goes by another name where it is rounded; both are looked for.
     wanted = {name: found for name in names
               if (found := next((each for each in (f"{name}{ROUNDED}", name)
                                  if each in made), None))}  # fmt: skip
-    for found in dict.fromkeys(wanted.values()):
-        if found not in known and found != INPUT:
-            model.graph.output.append(onnx.ValueInfoProto(name=found))
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
     asked = [each for each in dict.fromkeys(wanted.values()) if each != INPUT]
-    values = dict(zip(asked, session.run(asked, {INPUT: inputs}), strict=True)) | {INPUT: inputs}
+    values = dict(zip(asked, hearing(model, asked)(inputs), strict=True)) | {INPUT: inputs}
     return {name: values[found] for name, found in wanted.items()}
 
 

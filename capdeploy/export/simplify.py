@@ -14,7 +14,7 @@ from pathlib import Path
 from capdeploy.export.graph import describe
 from capdeploy.values.artifact import Simplification
 
-# onnxsim asks for torch, does without, and starts three times as fast.
+# onnxsim asks for torch, does without, and starts much sooner.
 _CHILD = """
 import sys
 sys.modules["torch"] = None
