@@ -110,7 +110,7 @@ def lesson(
 
 def _distance(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """Mean squared difference in units of the teacher's variance, so that layers count alike."""
-    return (mine - theirs).square().mean() / (theirs.var() + EPS)
+    return F.mse_loss(mine, theirs) / (theirs.var() + EPS)
 
 
 def _softened(given: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
