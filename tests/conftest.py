@@ -35,8 +35,7 @@ torch.set_num_threads(THREADS)  # for what is made once a session, before any te
 # Files whose tests measure time; `make test` runs them when nothing else runs.
 ALONE = (
     "bench/test_bench.py", "bench/test_gate.py", "bench/test_layers.py", "bench/test_matrix.py",
-    "bench/test_tune.py", "cli/test_gate.py", "data/test_listing.py", "street/test_latency.py",
-    "test_pytest_plugin.py",
+    "bench/test_tune.py", "cli/test_gate.py", "data/test_listing.py", "test_pytest_plugin.py",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from capdeploy import __version__, bundle, fit, labels, model, rebuild, recipes, weights
+from capdeploy import __version__, bundle, fit, heap, labels, model, rebuild, recipes, weights
 from capdeploy.errors import MissingDeviceError
 from capdeploy.model import Model
 from capdeploy.observe.trace import trace
@@ -26,6 +26,7 @@ from capdeploy.values.training import Origin, TrainReport
 REPORT, RECIPE = "training.json", "recipe.toml"
 
 
+@heap.kept()
 def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) -> TrainReport:
     """Train a network and leave its best and last states in a folder; go on if it was begun.
 

@@ -8,17 +8,19 @@ import pytest
 from tests.commands import capdeploy
 
 QUICK = ("--runtimes", "onnxruntime", "--devices", "cpu", "--blocks", 5)
+CALM = ("--min-effect", 0.5, "--max-noise", 0.9)
+"""What no machine's noise reaches: five processes are then enough."""
 
 
 def test_a_worse_fact_is_exit_one_in_every_format(run, tmp_path):
     sides = ("--base", run.bundle, "--head", run.folder / "baseline")
-    done = capdeploy("gate", *sides, *QUICK, "-f", "json", "--junit", tmp_path / "g.xml")
+    done = capdeploy("gate", *sides, *QUICK, *CALM, "-f", "json", "--junit", tmp_path / "g.xml")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert report["verdict"]["kind"] == "regressed"
     assert any(line.startswith("MACs: ") for line in report["verdict"]["findings"])
     assert int(ET.parse(tmp_path / "g.xml").getroot().get("failures")) >= 1
-    shown = capdeploy("gate", *sides, *QUICK, "-f", "md")
+    shown = capdeploy("gate", *sides, *QUICK, *CALM, "-f", "md")
     assert shown.returncode == 1
     assert shown.stdout.startswith("### Regression: out/baseline against out/ratio-0.5")
 
@@ -26,29 +28,27 @@ def test_a_worse_fact_is_exit_one_in_every_format(run, tmp_path):
 def test_a_bundle_against_itself_is_not_red(run, tmp_path):
     log = tmp_path / "history.jsonl"
     done = capdeploy(
-        "gate", "--base", run.bundle, "--head", run.bundle, *QUICK, "--min-effect", 0.5,
-        "--max-noise", 0.9, "--history", log,
-    )  # fmt: skip
+        "gate", "--base", run.bundle, "--head", run.bundle, *QUICK, *CALM, "--history", log
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "smallest seen" in done.stdout
     assert json.loads(log.read_text())["kind"] == "gate"
-    stored = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log, "--min-effect", 0.5,
-                       "--max-noise", 0.9)  # fmt: skip
+    stored = capdeploy("gate", "--head", run.bundle, *QUICK, *CALM, "--history", log)
     assert stored.returncode == 0, stored.stderr
     assert len(log.read_text().splitlines()) == 2
 
 
 def test_stored_numbers_of_another_machine_are_shown_and_not_red(run, tmp_path):
     log = tmp_path / "history.jsonl"
-    first = capdeploy("gate", "--head", run.bundle, *QUICK, "--history", log, "-f", "md")
+    asked = ("gate", "--head", run.bundle, *QUICK, *CALM, "--history", log, "-f", "md")
+    first = capdeploy(*asked)
     assert first.returncode == 0, first.stderr
     assert "the history holds no earlier gate" in first.stdout
     entry = json.loads(log.read_text())
     entry["environment"]["cpu_model"] = "Abacus 3000"
     entry["fingerprint"] = "0" * 12
     log.write_text(json.dumps(entry) + "\n")
-    calm = ("--min-effect", 0.5, "--max-noise", 0.9)
-    done = capdeploy("gate", "--head", run.bundle, *QUICK, *calm, "--history", log, "-f", "md")
+    done = capdeploy(*asked)
     assert done.returncode == 0
     assert done.stdout.startswith("### Not comparable")
     assert "Abacus 3000" in done.stdout
@@ -65,7 +65,8 @@ def test_a_noisy_machine_is_exit_five_only_under_strict(run):
 
 def test_a_calibration_is_stored(run, tmp_path):
     log = tmp_path / "history.jsonl"
-    done = capdeploy("gate", "--base", run.bundle, *QUICK, "--calibrate", 2, "--history", log)
+    asked = ("gate", "--base", run.bundle, *QUICK, *CALM, "--calibrate", 2, "--history", log)
+    done = capdeploy(*asked)
     assert done.returncode == 0, done.stderr
     assert "false alarms" in done.stdout
     entry = json.loads(log.read_text())

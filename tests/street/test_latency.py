@@ -261,6 +261,7 @@ def test_a_budget_below_the_floor_says_what_is_possible_and_why(ground, tmp_path
         search.narrow_down(found)
 
 
+@pytest.mark.alone
 def test_the_command_meets_a_speed_up_and_repeats_it_from_the_cache(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Large images, so that what every layer takes to start does not decide.
