@@ -8,6 +8,7 @@ clears every page anew when it is asked for the next: up to a third of a step's 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ def kept() -> Iterator[None]:
     """Keep what is freed within the block; behind it, it goes back to the operating system.
 
     Blocks may lie within each other. Elsewhere than on Linux with the GNU C library nothing
-    changes. Child processes are not concerned, so that what they measure is not either.
+    changes, nor where the environment tunes it already (``MALLOC_...``). Child processes are not concerned, so that what they measure is not either.
 
     Yields
     ------
@@ -59,7 +60,8 @@ def _call(name: str, *arguments: int) -> None:
 
 @cache
 def _functions() -> dict[str, Callable[..., int]]:
-    if platform.libc_ver()[0] != "glibc":
+    tuned = "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ)
+    if tuned or platform.libc_ver()[0] != "glibc":
         return {}
     library = ctypes.CDLL(None)
     return {name: getattr(library, name) for name in ("mallopt", "malloc_trim")}

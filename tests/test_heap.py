@@ -1,6 +1,7 @@
 """Freed memory is kept while there is work, and only then."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -45,19 +46,34 @@ glibc = pytest.mark.skipif(
 @glibc
 def test_what_is_freed_is_kept_within_the_block_and_given_back_behind_it():
     done = subprocess.run(
-        [sys.executable, "-c", WORK], capture_output=True, text=True, check=True, timeout=120
-    )
+        [sys.executable, "-c", WORK], capture_output=True, text=True, check=True, timeout=120,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")},
+    )  # fmt: skip
     found = json.loads(done.stdout)
     assert found["kept"] < 0.01 * found["plain"], found
     assert found["resident"] - found["left"] > 250 << 20, found  # of 320 MB
 
 
-def test_elsewhere_nothing_happens(monkeypatch):
+@pytest.fixture
+def forgotten():
+    """What is known of the library is looked up anew, before the test and after it."""
     heap._functions.cache_clear()
+    yield
+    heap._functions.cache_clear()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_elsewhere_nothing_happens(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with heap.kept():
         assert heap._functions() == {}
-    heap._functions.cache_clear()
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+def test_who_tuned_the_library_is_left_alone(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert heap._functions() == {}
 
 
 def test_an_error_leaves_the_block_too():
