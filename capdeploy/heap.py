@@ -27,7 +27,8 @@ def kept() -> Iterator[None]:
     """Keep what is freed within the block; behind it, it goes back to the operating system.
 
     Blocks may lie within each other. Elsewhere than on Linux with the GNU C library nothing
-    changes, nor where the environment tunes it already (``MALLOC_...``). Child processes are not concerned, so that what they measure is not either.
+    changes, nor where the environment tunes it already (``MALLOC_...``). Child processes are not
+    concerned, so that what they measure is not either.
 
     Yields
     ------
