@@ -2,7 +2,7 @@
 
 A training step on images of 224 pixels allocates gigabytes in pieces of tens of megabytes and
 frees them again. The GNU C library hands pieces of that size back to the operating system, which
-clears every page anew when it is asked for the next: up to a third of a step's time.
+clears every page anew when it is asked for the next; that may take longer than computing.
 """
 
 from __future__ import annotations
