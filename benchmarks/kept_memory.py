@@ -1,6 +1,6 @@
 """What it is worth to keep freed memory while a network is trained (`capdeploy.heap`).
 
-    python -m benchmarks.kept_memory --networks mobilenet_v2:224:16,resnet18:32:32 --rounds 3
+    python -m benchmarks.kept_memory
 
 Random weights, the embedded digits, three tenths of the filters cut, one epoch of the default
 recovery. Every run is a process of its own with one thread, both ways in turns. Prints seconds,
@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import torchvision
 
 from benchmarks.memory import apart, peak_mb
 from capdeploy import heap, pipeline
@@ -51,7 +52,7 @@ def recover(file: Path, name: str, size: int, batch: int, images: int, kept: boo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default="mobilenet_v2:224:16,resnet18:32:32")
-    parser.add_argument("--images", type=int, default=32, help="of each of four classes")
+    parser.add_argument("--images", type=int, default=16, help="of each of four classes")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -62,8 +63,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "random.pth"
             torch.manual_seed(0)
-            import torchvision
-
             torch.save(torchvision.models.get_model(name, num_classes=10).state_dict(), file)
             asked = (file, name, int(size), int(batch), options.images)
             runs = {kept: [] for kept in (False, True)}

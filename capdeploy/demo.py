@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from capdeploy import rebuild, samples, stages, workplace
+from capdeploy import heap, rebuild, samples, stages, workplace
 from capdeploy.model import Model, example
 from capdeploy.observe.trace import trace
 from capdeploy.progress import Say
@@ -63,6 +63,7 @@ def _content() -> str:
     return hashlib.sha256(pixels.tobytes() + labels.tobytes() + text).hexdigest()[:16]
 
 
+@heap.kept()
 def _train(file: Path, say: Say) -> None:
     dataset = samples.open_dataset(DATA)
     everything = ClassSubset(kept=tuple(range(10)), names=dataset.names, total=10)
