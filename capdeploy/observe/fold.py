@@ -8,7 +8,12 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from capdeploy.observe.taps import evaluating
 from capdeploy.observe.trace import Trace
+from capdeploy.rebuild import NORMS
+
+TOLERANCE = 1e-3
+"""By how much folding may change the answers, a share of the largest."""
 
 
 def folded(layer: nn.Module, norm: nn.Module | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -39,7 +44,7 @@ def folded(layer: nn.Module, norm: nn.Module | None) -> tuple[torch.Tensor, torc
     return fused.detach(), offset.detach()
 
 
-def fold(network: nn.Module, seen: Trace) -> nn.Module:
+def fold(network: nn.Module, seen: Trace, images: torch.Tensor) -> nn.Module:
     """Return a copy in which every batch normalisation that follows a layer is folded into it.
 
     Parameters
@@ -48,14 +53,26 @@ def fold(network: nn.Module, seen: Trace) -> nn.Module:
         The network; it is left as it was.
     seen : Trace
         Its trace.
+    images : torch.Tensor
+        (N, 3, H, W) float32, a few: folding is believed only if they get the same answers.
 
     Returns
     -------
     nn.Module
         In evaluation mode; it answers as the original up to rounding. Folded normalisations are
-        identities; those in front of a layer remain.
+        identities; those in front of a layer remain. Where folding changes the answers (a layer's
+        output is read by others than its normalisation) the copy is as the original.
     """
     copied = copy.deepcopy(network).eval()
+    _fold_in_place(copied, seen)
+    with torch.no_grad(), evaluating(network):
+        wanted, found = network(images), copied(images)
+    if not float((found - wanted).abs().max()) <= TOLERANCE * float(wanted.abs().max()):
+        return copy.deepcopy(network).eval()
+    return copied
+
+
+def _fold_in_place(copied: nn.Module, seen: Trace) -> None:
     shared = list(seen.norm_of.values())
     for name, norm_name in seen.norm_of.items():
         norm = copied.get_submodule(norm_name)
@@ -68,5 +85,6 @@ def fold(network: nn.Module, seen: Trace) -> nn.Module:
             continue
         layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
         parent, _, child = norm_name.rpartition(".")
-        setattr(copied.get_submodule(parent), child, nn.Identity())
-    return copied
+        # timm's normalisations end in an activation of their own.
+        behind = nn.Identity() if type(norm) in NORMS else getattr(norm, "act", nn.Identity())
+        setattr(copied.get_submodule(parent), child, behind)

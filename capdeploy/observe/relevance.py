@@ -59,6 +59,8 @@ class Explainer:
         Its trace.
     rules : Rules
         How relevance is handed back.
+    images : torch.Tensor
+        (N, 3, H, W) float32, a few, to prove on that the folded copy answers alike.
 
     Raises
     ------
@@ -66,8 +68,8 @@ class Explainer:
         If torch.fx cannot trace the network (control flow that depends on values).
     """
 
-    def __init__(self, network: nn.Module, seen: Trace, rules: Rules) -> None:
-        copied = fold(network, seen)
+    def __init__(self, network: nn.Module, seen: Trace, rules: Rules, images: torch.Tensor) -> None:
+        copied = fold(network, seen, images)
         for layer in copied.modules():
             if getattr(layer, "inplace", False) is True:
                 layer.inplace = False  # type: ignore[assignment]

@@ -143,7 +143,7 @@ def _relevance(scorer: _Scorer, say: Say) -> None:
     module, seen = scorer.judged.model.module, scorer.judged.model.trace
     rules = Rules(convolution=str(scorer.options["rule"]), gamma=float(scorer.options["gamma"]))
     try:
-        explainer = Explainer(module, seen, rules)
+        explainer = Explainer(module, seen, rules, scorer.judged.model.example(2))
     except ArchitectureError as error:
         say.note(f"lrp: {error}; gradient times response of the class's logit is taken instead")
         signals.gradients(

@@ -4,6 +4,7 @@ import copy
 import warnings
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -34,7 +35,7 @@ def settled(network):
 
 def without_biases(network, images):
     """Fold batch normalisation and take every bias away, so that nothing can absorb relevance."""
-    network = fold(network, trace(network, images))
+    network = fold(network, trace(network, images), images)
     for layer in network.modules():
         if getattr(layer, "bias", None) is not None:
             layer.bias.data.zero_()
@@ -53,7 +54,7 @@ def test_relevance_is_conserved(name):
     images = example()
     network = without_biases(made, images)
     targets = network(images).argmax(dim=1)
-    explainer = Explainer(network, trace(network, images), Rules(bounds=BOX))
+    explainer = Explainer(network, trace(network, images), Rules(bounds=BOX), images)
     found = explainer.explain(images, targets, to_input=True)
     assert found.inputs.shape == images.shape
     assert abs(found.absorbed) < 1e-3
@@ -67,7 +68,8 @@ def test_gates_and_splits_are_walked_through(name):
     network = settled(SOURCES.load("torchvision").build(name, {}, 10))
     images = example()
     seen = trace(network, images)
-    found = Explainer(network, seen, Rules()).explain(images, network(images).argmax(dim=1))
+    explainer = Explainer(network, seen, Rules(), images)
+    found = explainer.explain(images, network(images).argmax(dim=1))
     assert float(found.layers[seen.head].sum()) == pytest.approx(len(images), rel=1e-4)
     assert all(bool(value.isfinite().all()) for value in found.layers.values())
     gates = {layer for layer in seen.filters if ".fc1" in layer or ".fc2" in layer}
@@ -96,7 +98,7 @@ def test_a_heatmap_worked_out_by_hand():
     images = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
     # Filter 0 answers (2, 6), filter 1 (-2, ...) is shut by the ReLU: (0, 0). The image is added
     # to both: (3, 9, 1, 3). Answer 0 is 3 + 18 + 3 + 12 = 36.
-    explainer = Explainer(network, trace(network, images), Rules())
+    explainer = Explainer(network, trace(network, images), Rules(), images)
     found = explainer.explain(images, torch.tensor([0]), to_input=True)
     assert found.layers["conv"].flatten().tolist() == pytest.approx(
         [3 / 36 * 2 / 3, 18 / 36 * 6 / 9, 0.0, 0.0], abs=1e-6
@@ -110,7 +112,7 @@ def test_the_box_rule_by_hand():
     network = ByHand()
     images = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
     rules = Rules(bounds=((0.0,), (4.0,)))
-    given = Explainer(network, trace(network, images), rules).explain(
+    given = Explainer(network, trace(network, images), rules, images).explain(
         images, torch.tensor([0]), to_input=True
     )
     # Relevance at the convolution as before; each output has one input, so all goes through.
@@ -158,7 +160,7 @@ def test_agreement_with_captum(convolution):
         expected = LRP(theirs).attribute(images.clone(), target=targets).detach()
     logit = network(images).gather(1, targets[:, None])[..., None, None]
     rules = Rules(convolution=convolution, gamma=0.25)
-    found = Explainer(network, trace(network, images), rules).explain(
+    found = Explainer(network, trace(network, images), rules, images).explain(
         images, targets, to_input=True
     )
     assert torch.allclose(found.inputs * logit, expected, atol=5e-3 * float(expected.abs().max()))
@@ -168,7 +170,7 @@ def test_the_network_is_left_as_it_was():
     network = shaken(nets.Residual()).eval()
     before = copy.deepcopy(network.state_dict())
     images = example(16)
-    explainer = Explainer(network, trace(network, images), Rules())
+    explainer = Explainer(network, trace(network, images), Rules(), images)
     explainer.explain(images, torch.zeros(2, dtype=torch.int64))
     after = network.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -183,7 +185,7 @@ def test_what_cannot_be_traced_is_said_and_scored_by_gradients(digits):
 
     with pytest.raises(ArchitectureError, match=r"torch\.fx cannot trace the network"):
         network = nets.Deciding()
-        Explainer(network, trace(network, example(16)), Rules())
+        Explainer(network, trace(network, example(16)), Rules(), example(16))
 
     class Heard:
         notes = ()
@@ -205,9 +207,53 @@ def test_what_cannot_be_traced_is_said_and_scored_by_gradients(digits):
 
 def test_folding_does_not_change_the_answers(residual):
     images = example(16)
-    whole = fold(residual.module, residual.trace)
+    whole = fold(residual.module, residual.trace, images)
     assert torch.allclose(whole(images), residual.module(images), atol=1e-4)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in whole.modules())
+
+
+def test_an_activation_inside_a_normalisation_outlives_the_folding():
+    torch.manual_seed(0)
+    network = settled(timm.create_model("mobilenetv2_035", num_classes=5))
+    images = example()
+    whole = fold(network, trace(network, images), images)
+    assert torch.allclose(whole(images), network(images), atol=1e-4)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in whole.modules())
+    targets = network(images).argmax(dim=1)
+    explainer = Explainer(network, trace(network, images), Rules(), images)
+    layers = explainer.explain(images, targets).layers
+    assert float(layers["classifier"].sum()) == pytest.approx(len(images), rel=1e-4)
+    assert float(layers["conv_stem"].abs().sum()) > 0
+
+
+class Preactivated(nn.Module):
+    """The convolution's output is read by a normalisation and by a shortcut around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images):
+        x = self.stem(images)
+        x = x + self.conv(F.relu(self.norm(x)))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def test_what_others_read_too_is_not_folded():
+    torch.manual_seed(0)
+    network = settled(shaken(Preactivated()))
+    images = example(16)
+    seen = trace(network, images)
+    assert seen.norm_of == {"stem": "norm"}
+    whole = fold(network, seen, images)
+    assert torch.equal(whole(images), network(images))
+    targets = network(images).argmax(dim=1)
+    layers = Explainer(network, seen, Rules(), images).explain(images, targets).layers
+    assert set(layers) == {"stem", "conv", "head"}
+    assert all(bool(value.isfinite().all()) for value in layers.values())
 
 
 def test_an_addition_gives_to_the_summands_of_its_own_sign():
