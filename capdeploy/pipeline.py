@@ -80,6 +80,7 @@ def compress(
     if resume and not force and (output / REPORT).is_file():
         raise OutputExistsError(f"{output} is whole; to measure it again: capdeploy bench {output}")
     workplace.refuse_existing(output, force=force)
+    workplace.refuse_losing(output, Path(recipe.checkpoint))
     with tracked(recipe, output.resolve().name, say) as say:
         left, begun = journal.find(recipe, output, say, resume=resume)
         planned = plan(recipe, say, begun)

@@ -161,6 +161,14 @@ def refuse_existing(output: Path, *, force: bool) -> None:
         )
 
 
+def refuse_losing(output: Path, file: Path) -> None:
+    """Stop early if replacing a folder would delete a file that the run begins with."""
+    if file.resolve().is_relative_to(output.resolve()):
+        raise OutputExistsError(
+            f"{file} lies in {output}, which --force would delete; choose another --output"
+        )
+
+
 def require_writable(path: Path) -> None:
     """Stop before the work if a file could not be written after it.
 

@@ -30,6 +30,9 @@ class Moments:
     ----------
     count : int
         Input rows so far.
+    origin : Any
+        (F,) float32, what inputs are counted from: the first batch's mean, so that little is lost
+        where they hardly vary.
     total : Any
         (F,) float64, sum of the inputs.
     products : Any
@@ -43,6 +46,7 @@ class Moments:
     """
 
     count: int = 0
+    origin: Any = 0
     total: Any = 0
     products: Any = 0
     gradients: int = 0
@@ -57,6 +61,9 @@ class Moments:
 
     def see(self, inputs: torch.Tensor) -> None:
         """Add input rows, (rows, F)."""
+        if not self.count:
+            self.origin = inputs.mean(dim=0)
+        inputs = inputs - self.origin
         self.count += len(inputs)
         self.total = self.total + inputs.sum(dim=0, dtype=torch.float64)
         # A batch's products lose nothing in single precision; their sum over batches would.

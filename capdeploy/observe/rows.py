@@ -27,9 +27,10 @@ def is_linear_map(layer: nn.Module) -> bool:
 
 def is_grouped_map(layer: nn.Module) -> bool:
     """Tell whether each output is a linear map of its group's input channels around it."""
+    # A subclass with a forward function of its own may pad or scale in it (timm's Conv2dSame).
     if isinstance(layer, nn.Conv2d):
-        return layer.padding_mode == "zeros"
-    return isinstance(layer, nn.Linear)
+        return layer.padding_mode == "zeros" and type(layer).forward is nn.Conv2d.forward
+    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
 
 
 def inputs_of(layer: nn.Module) -> int:

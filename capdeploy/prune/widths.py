@@ -83,7 +83,10 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
     for cap, value in judged:
         if not cap.holds(value):
             raise PlanError(_missed(budget, reasons, cap, value))
-    if len(judged) == len(caps) and not any(cap.near(value) for cap, value in judged):
+    # A network that is small enough as it is stays whole, however far below the limit.
+    small = keep == {group.name: group.width for group in free}
+    exact = len(judged) == len(caps) and not small
+    if exact and not any(cap.near(value) for cap, value in judged):
         binding = max(judged, key=lambda pair: pair[1] / pair[0].most)
         raise PlanError(_missed(budget, reasons, *binding))
     return whole | keep

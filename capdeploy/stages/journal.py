@@ -78,11 +78,19 @@ def find(
 
 
 def require_same(run: Begun, full: Model) -> None:
-    """Stop if the checkpoint is not the one that an unfinished run has begun with."""
+    """Stop if checkpoint or classes are not those that an unfinished run has begun with."""
     if full.checkpoint.sha256 != run.checkpoint_sha256:
         raise ConfigError(
             f"checkpoint {full.checkpoint.file} has changed since the unfinished run was begun; "
             "leave out --resume to begin anew"
+        )
+    # The recipe is the same, but the files and folders that it names may have changed.
+    old, new = run.classes, require_classes(full)
+    if old != new:
+        raise ConfigError(
+            f"the unfinished run kept the classes {', '.join(old.names)} (outputs "
+            f"{', '.join(map(str, old.kept))}), now {', '.join(new.names)} (outputs "
+            f"{', '.join(map(str, new.kept))}) are chosen; leave out --resume to begin anew"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from capdeploy import __version__, recipes
 from capdeploy.bundle import BASELINE
 from capdeploy.export import pack
-from capdeploy.model import Model
+from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.samples import Samples
 from capdeploy.stages import making
@@ -59,8 +59,8 @@ def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Mad
     journal.begin(
         Begun(
             tool_version=__version__, checkpoint_sha256=planned.full.checkpoint.sha256,
-            recipe=recipe, plans=planned.plans, scored_images=planned.scored_images,
-            sensitivity=planned.sensitivity,
+            classes=require_classes(planned.full), recipe=recipe, plans=planned.plans,
+            scored_images=planned.scored_images, sensitivity=planned.sensitivity,
         )
     )  # fmt: skip
     made = []

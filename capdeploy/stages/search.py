@@ -47,7 +47,10 @@ def draw(
         The plan.
     """
     if not budget.measured:
-        return planning.draw(ground, budget)
+        plan = planning.draw(ground, budget)
+        if budget.limit is not None and plan.after == plan.before:
+            say.note(f"the head-cut network meets {budget.limit} as it is: nothing has to go")
+        return plan
     place = place_of(recipe)
     return meet(full, ground, start, budget, place, cache=workplace.cache(), say=say)
 

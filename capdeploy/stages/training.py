@@ -9,7 +9,18 @@ from pathlib import Path
 
 import torch
 
-from capdeploy import __version__, bundle, fit, heap, labels, model, rebuild, recipes, weights
+from capdeploy import (
+    __version__,
+    bundle,
+    fit,
+    heap,
+    labels,
+    model,
+    rebuild,
+    recipes,
+    weights,
+    workplace,
+)
 from capdeploy.errors import MissingDeviceError
 from capdeploy.model import Model
 from capdeploy.observe.trace import trace
@@ -23,7 +34,7 @@ from capdeploy.values.classes import ClassSubset
 from capdeploy.values.recipe import TrainRecipe
 from capdeploy.values.training import Origin, TrainReport
 
-REPORT, RECIPE = "training.json", "recipe.toml"
+REPORT, RECIPE = "training.json", "training.toml"
 
 
 @heap.kept()
@@ -51,8 +62,12 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     ------
     MissingDeviceError
         If a GPU is asked for and there is none.
+    OutputExistsError
+        If beginning anew would delete the checkpoint that it begins with.
     """
     device = _device(recipe)
+    if anew and recipe.init is not None:
+        workplace.refuse_losing(folder, Path(recipe.init))
     began = time.monotonic()
     say.step("open the data")
     dataset = dataset_of(recipe)

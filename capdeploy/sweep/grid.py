@@ -187,7 +187,7 @@ def _word(axis: str, value: Any) -> str:
         return value
     if isinstance(value, list):
         return "+".join(str(entry) for entry in value)
-    return f"{axis}{json.dumps(value)}"
+    return f"{axis}{json.dumps(value, default=str)}"
 
 
 def _name(point: Mapping[str, str]) -> str:

@@ -24,8 +24,8 @@ def reestimate(model: Model, images: Images, *, batch_size: int) -> Model:
     Returns
     -------
     Model
-        A copy with fresh statistics and the same weights; an equal copy if it has no
-        batch normalisation.
+        A copy with fresh statistics, in which every image counts alike, and the same weights; an
+        equal copy if it has no batch normalisation, or if there is but one image.
 
     References
     ----------
@@ -37,16 +37,23 @@ def reestimate(model: Model, images: Images, *, batch_size: int) -> Model:
         for layer in module.modules()
         if isinstance(layer, NORMS) and layer.track_running_stats
     ]
+    if not norms or len(images) < 2:
+        return model.with_module(module)
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()
-        layer.momentum = None  # a plain average over all batches
         layer.train()
+    seen = 0
     with torch.no_grad():
         for batch, _ in images.batches(batch_size):
-            # A batch of one has no variance to average.
-            if norms and len(batch) > 1:
-                module(batch)
+            if len(batch) < 2:  # it has no variance to average
+                continue
+            seen += len(batch)
+            for layer in norms:
+                # A small last batch counts as little as it is; torch's own average over batches
+                # would count it like the others.
+                layer.momentum = len(batch) / seen
+            module(batch)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return model.with_module(module.eval())

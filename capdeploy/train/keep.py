@@ -98,8 +98,9 @@ class Folder:
             best = {name: value.to(device) for name, value in _part(tensors, "best.").items()}
             history = [Epoch.model_validate(epoch) for epoch in notes["history"]]
             return Progress(
-                notes["start"], notes["best"], notes["best_epoch"], best, shuffle, history
-            )
+                notes["start"], notes["best"], notes["best_epoch"], best, shuffle, history,
+                notes["diverged"],
+            )  # fmt: skip
         except ConfigError:
             raise
         except Exception as error:  # a damaged file fails in every way
@@ -114,6 +115,7 @@ class Folder:
             "start": progress.start,
             "best": progress.best,
             "best_epoch": progress.best_epoch,
+            "diverged": progress.diverged,
             "shuffle": progress.shuffle.bit_generator.state,
             "history": [epoch.model_dump() for epoch in progress.history],
         }

@@ -95,6 +95,8 @@ class Progress:
         Draws the order of the images.
     history : list[Epoch]
         All epochs so far.
+    diverged : bool
+        Whether the loss of the last of them was no longer finite.
     """
 
     start: float
@@ -103,6 +105,7 @@ class Progress:
     best_state: State
     shuffle: np.random.Generator
     history: list[Epoch] = field(default_factory=list)
+    diverged: bool = False
 
     @classmethod
     def begin(cls, top1: float, module: nn.Module, seed: int) -> Self:
@@ -112,6 +115,10 @@ class Progress:
     def improve(self, top1: float, number: int, module: nn.Module) -> None:
         """Note that an epoch is the best so far."""
         self.best, self.best_epoch, self.best_state = top1, number, _snapshot(module)
+
+    def stale(self, patience: int) -> bool:
+        """Tell whether so many epochs have brought no better accuracy."""
+        return len(self.history) - self.best_epoch >= patience
 
 
 class Keeper(Protocol):
@@ -142,33 +149,34 @@ def train(
         progress = Progress.begin(_validate(judge, course, settings), module, settings.seed)
     rates = Rates(peak, settings.epochs * course.steps(settings.batch_size), settings.warmup)
     rates.done = len(progress.history) * course.steps(settings.batch_size)
-    diverged = stale = False
-    for number in range(len(progress.history) + 1, settings.epochs + 1):
+    while len(progress.history) < settings.epochs:
+        if progress.diverged or progress.stale(settings.patience):
+            break
         began = time.monotonic()
+        number = len(progress.history) + 1
         heard = f"val {progress.best:.1%}"
         loss = _epoch(judge, course, settings, optimizer, rates, progress.shuffle, say, heard)
-        diverged = not math.isfinite(loss)
+        progress.diverged = not math.isfinite(loss)
         top1 = _validate(judge, course, settings)
         epoch = Epoch(
-            number=number, loss=0.0 if diverged else loss, validation_top1=top1,
+            number=number, loss=0.0 if progress.diverged else loss, validation_top1=top1,
             learning_rate=optimizer.param_groups[0]["lr"], seconds=time.monotonic() - began,
         )  # fmt: skip
         progress.history.append(epoch)
         say.measured(epoch.model_dump(exclude={"number"}), number)
         # A tie goes to the later state: it has seen more and its loss is lower.
-        if not diverged and top1 >= progress.best:
+        if not progress.diverged and top1 >= progress.best:
             progress.improve(top1, number, module)
         if keeper is not None:
             keeper.keep(module, optimizer, progress)
-        stale = number - progress.best_epoch >= settings.patience
-        if diverged or stale:
-            break
     module.load_state_dict(progress.best_state)
     return model.with_module(module.to("cpu").eval()), Training(
         learning_rate=peak, rate_found=settings.learning_rate is None,
         validation_images=len(course.validation), start_top1=progress.start,
         epochs=tuple(progress.history), best_epoch=progress.best_epoch,
-        stopped_early=stale and len(progress.history) < settings.epochs, diverged=diverged,
+        stopped_early=progress.stale(settings.patience)
+        and len(progress.history) < settings.epochs,
+        diverged=progress.diverged,
     )  # fmt: skip
 
 

@@ -197,7 +197,7 @@ class Budget(Noun):
         Returns
         -------
         Budget
-            Limits of earlier steps are met within any distance.
+            Limits of earlier steps are met anywhere above the last one, which is still to come.
         """
         share = step / steps
         if self.limit is None:
@@ -206,7 +206,8 @@ class Budget(Noun):
             return self.model_copy(update={"ratio": between})
         most = self.limit.most * has if self.limit.share else self.limit.most
         part = Limit(quantity=self.limit.quantity, most=has * (most / has) ** share, share=False)
-        tolerance = self.tolerance if step == steps else 1.0
+        # From here the last step may have nothing left to cut, but never too much is gone.
+        tolerance = max(self.tolerance, 1.0 - (most / has) ** (1.0 - share))
         return self.model_copy(update={"limit": part, "tolerance": tolerance})
 
     @property

@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from capdeploy.values.artifact import Artifact
+from capdeploy.values.classes import ClassSubset
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
@@ -20,6 +21,7 @@ class Begun(Noun):
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
     tool_version: str
     checkpoint_sha256: str
+    classes: ClassSubset = Field(description="as chosen then: files that name them may change")
     recipe: Recipe
     plans: tuple[PruningPlan, ...] = Field(min_length=1, description="the head's own comes first")
     scored_images: int = Field(ge=0)

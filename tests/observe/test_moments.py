@@ -45,6 +45,16 @@ def test_the_covariance_is_that_of_all_patches(tiny):
     assert found.count == len(patches)
 
 
+def test_inputs_that_hardly_vary_have_a_covariance_all_the_same():
+    """Their squares are a million times larger than their variance, which must not drown."""
+    rows_ = 1000 + torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    found = moments.Moments()
+    for part in rows_.split(16):
+        found.see(part)
+    expected = torch.cov(rows_.double().T, correction=0)
+    assert torch.allclose(found.covariance(), expected, atol=1e-5)
+
+
 def test_pooling_averages_what_belongs_together(tiny):
     found = collect(tiny, {"conv": 9})["conv"]
     assert found.covariance().shape == (3, 3)

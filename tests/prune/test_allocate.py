@@ -1,5 +1,7 @@
 """Budgets are kept, from below, monotonically; where to cut follows the harm."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -104,6 +106,30 @@ def test_a_ratio_is_the_share_of_all_channels_when_groups_share_it(resnet, alloc
     _, ground = resnet
     plan = planning.draw(ground, Budget(ratio=0.5, allocation=allocation))
     assert plan.realised_ratio == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_limit_that_holds_already_takes_nothing(resnet):
+    _, ground = resnet
+    plan = planning.draw(ground, limit("1G"))
+    assert plan.after == plan.before
+    assert all(len(cut.kept) == cut.width for cut in plan.groups)
+
+
+def test_ten_steps_end_within_two_percent_where_one_step_would():
+    """Aligned steps are coarse in a small network: an early one must not go below the end."""
+    torch.manual_seed(0)
+    made = SOURCES.load("cifar_resnet").build("resnet20", {}, 10)
+    model = head.cut(wrap(shaken(made), "cifar_resnet:resnet20", 32), SUBSET)
+    has, full = model.geometry.cost().macs, model.geometry.cost()
+    whole = {group.name: group.width for group in groups.find(model)}
+    budget = limit("50%")
+    for step in range(1, 11):
+        ground = Ground(scores_for(model), groups.find(model), model.geometry, None, full, {})
+        part = budget.part(step, 10, has)
+        plan = planning.draw(replace(ground, whole=whole), part)
+        assert 0.98 * 0.5 * has <= plan.after.macs <= part.limit.most
+        model = apply.cut(model, plan)
+    assert 0.98 * 0.5 * has <= model.geometry.cost().macs <= 0.5 * has
 
 
 def test_every_group_keeps_its_floor(resnet):

@@ -110,6 +110,18 @@ def test_a_run_goes_on_only_with_what_it_was_asked_for(trained, stopped, tmp_pat
     pipeline.compress(recipe(trained, epochs=0, bench_seconds=1.0), stopped, Quiet(), resume=True)
 
 
+def test_a_run_does_not_go_on_with_other_classes(trained, tmp_path):
+    """The recipe is the same; what the file says that it names has changed."""
+    names, output = tmp_path / "kept.txt", tmp_path / "out"
+    names.write_text("7\n1\n4\n")
+    words = recipe(trained, epochs=0, classes=(f"@{names}",))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.compress(words, output, Stopping("judge"))
+    names.write_text("1\n7\n4\n")
+    with pytest.raises(ConfigError, match=r"kept the classes 7, 1, 4 .* now 1, 7, 4 "):
+        pipeline.compress(words, output, Quiet(), resume=True)
+
+
 def test_without_the_flag_a_run_begins_anew_and_says_so(trained, stopped):
     say = Stopping()
     pipeline.compress(recipe(trained, epochs=0), stopped, say)

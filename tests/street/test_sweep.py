@@ -76,6 +76,7 @@ def test_what_the_sweep_varies_wins_over_the_environment(sweep):
         ("[sweep]\nseed = []", "expected a list of values or a table of named points, found"),
         ("[sweep]\nseed = 3", "expected a list of values or a table of named points, found 3"),
         ("[sweep]\nseed = [1, 1]", "sweep.seed has a value twice"),
+        ("[sweep]\nseed = [2024-01-01]", "seed: Input should be a valid integer"),
         ("[sweep]\nseed = [0, -1]", "seed: Input should be greater than or equal to 0"),
         ("[sweep.net]\na = 3", "sweep.net.a: expected a table of recipe keys, found 3"),
         ("[sweep.net]\na = {girth = 3}", "sweep.net.a.girth: unknown recipe key 'girth'"),

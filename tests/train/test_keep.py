@@ -1,6 +1,7 @@
 """Training of our own: what is kept, and that going on is as if nothing had happened."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,25 @@ def test_an_interrupted_training_ends_where_the_whole_one_does(
     assert all(torch.equal(value, state[name]) for name, value in best.items())
 
 
+@pytest.mark.parametrize("rate", [0.5, 1e30])  # all is forgotten; nothing is finite
+def test_a_training_that_had_ended_is_not_gone_on_with(
+    rate, digits, course, origin, trained, tmp_path
+):
+    settings = replace(SETTINGS, learning_rate=rate, patience=1, optimizer="sgd", clip=1e30)
+    network = nets.Residual()
+    network.load_state_dict(weights.read_state(trained))
+    model = wrap(network).with_module(network, classes=digits.classes)
+    _, record = finetune.run(model, course, settings, Quiet())
+    keeper = Interrupting(tmp_path, origin, "a")
+    keeper.after = len(record.epochs)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(model, course, settings, Quiet(), keeper)
+    _, again = finetune.run(model, course, settings, Quiet(), keep.Folder(tmp_path, origin, "a"))
+    assert len(again.epochs) == len(record.epochs) < settings.epochs
+    assert (again.diverged, again.stopped_early) == (record.diverged, record.stopped_early)
+    assert record.diverged or record.stopped_early
+
+
 def test_progress_of_another_recipe_or_damaged_is_refused(
     digits, course, origin, tmp_path, residual
 ):
@@ -136,6 +156,18 @@ def test_an_existing_run_is_gone_on_with_only_if_asked(tmp_path, capsys):
     (foreign / "notes.txt").write_text("mine")
     assert run(tmp_path, *train_words(foreign, "--force")) == 2
     assert (foreign / "notes.txt").read_text() == "mine"
+    capsys.readouterr()
+    # Neither command replaces the other's folder, nor one that holds what it begins with.
+    best = output / "best.safetensors"
+    words = ("compress", str(best), "--data", "digits", "-o", str(output), "--force")
+    assert run(tmp_path, *words) == 2
+    assert "is not the output of an earlier run" in capsys.readouterr().err
+    assert run(tmp_path, *train_words(output, "--force", "--init", str(best))) == 2
+    assert "which --force would delete" in capsys.readouterr().err
+    (foreign / "recipe.toml").write_text("")
+    assert run(tmp_path, *train_words(foreign, "--force")) == 2
+    assert best.is_file()
+    assert (foreign / "notes.txt").is_file()
 
 
 def test_fine_tuning_begins_at_a_checkpoint_of_another_width(trained, tmp_path):

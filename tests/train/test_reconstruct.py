@@ -147,3 +147,23 @@ def test_branches_make_up_for_what_their_shortcuts_lack(digits, monkeypatch):
     # The same regression without that knowledge is what it has to beat; no option turns it off.
     monkeypatch.setattr(Walk, "_beside", lambda *_: None)
     assert aware < 0.9 * error()
+
+
+class SamePadded(torch.nn.Conv2d):
+    """Pads in its forward function, as timm's ``Conv2dSame`` does: its attributes say nothing."""
+
+    def forward(self, images):
+        return super().forward(torch.nn.functional.pad(images, (0, 1, 0, 1)))
+
+
+def test_a_layer_with_a_forward_of_its_own_is_left_as_it_is(digits):
+    torch.manual_seed(0)
+    network = nets.Chain()
+    network.features[4] = SamePadded(16, 32, 3, stride=2)
+    model = wrap(shaken(network))
+    narrow, plan = draw(model, 0.5, align=4)
+    cut = apply.cut(model, plan)
+    solved = solve(narrow, cut, plan, digits)
+    weights = (each.module.features[4].weight for each in (cut, solved))
+    assert torch.equal(*weights)
+    assert not torch.equal(cut.module.hidden.weight, solved.module.hidden.weight)

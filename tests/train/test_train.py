@@ -87,6 +87,22 @@ def test_bn_statistics_become_the_averages_over_the_images(residual, digits):
     assert torch.equal(fresh.module.bn0.weight, narrow.module.bn0.weight)
 
 
+def test_a_small_last_batch_counts_as_little_as_it_is(residual, digits):
+    narrow = head.cut(residual, digits.classes)
+    images = digits.train.take(34, seed=0)
+    fresh = batchnorm.reestimate(narrow, images, batch_size=32)
+    whole, _ = next(images.batches(34))
+    mean = narrow.module.stem(whole).mean(dim=(0, 2, 3))
+    assert torch.allclose(fresh.module.bn0.running_mean, mean, atol=1e-5)
+
+
+def test_one_image_has_no_statistics(residual, digits):
+    narrow = head.cut(residual, digits.classes)
+    same = batchnorm.reestimate(narrow, digits.train.take(1, seed=0), batch_size=32)
+    before, after = narrow.module.state_dict(), same.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_frozen_statistics_stay_while_weights_learn(residual, digits):
     frozen = replace(SETTINGS, epochs=1, freeze_bn=True)
     model = residual.with_module(residual.module, classes=digits.classes)
