@@ -139,9 +139,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-FILES = (
-    GRAPH, WEIGHTS, PLAN, LABELS, PREPROCESSING, RECIPE, METRICS, IMAGES, ANSWERS,
-)  # fmt: skip
+FILES = (GRAPH, WEIGHTS, PLAN, LABELS, PREPROCESSING, RECIPE, METRICS, IMAGES, ANSWERS)
 
 
 def sealed(manifest: Manifest) -> Manifest:
@@ -182,9 +180,18 @@ def read(folder: Path) -> Bundle:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        found = "no such folder" if not folder.is_dir() else f"it has no {MANIFEST}"
-        raise UsageError(f"{folder} is not a bundle: {found}; name the output of 'compress'")
+        raise UsageError(f"{folder} is not a bundle: {_lacking(folder)}")
     return Bundle(folder, Manifest.from_json(path.read_bytes(), source=str(path)))
+
+
+def _lacking(folder: Path) -> str:
+    """Say why a path is no bundle, and what to name instead."""
+    if folder.exists() and not folder.is_dir():
+        return "it is a file; name the folder that holds it"
+    if inner := sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST}")):
+        return f"it is a run of several; name one of {', '.join(inner)} in it"
+    found = f"it has no {MANIFEST}" if folder.is_dir() else "no such file or folder"
+    return f"{found}; name a bundle of a 'compress' output"
 
 
 def find(path: Path) -> tuple[Bundle, ...]:
@@ -288,11 +295,6 @@ def _verify_documents(bundle: Bundle) -> None:
     from capdeploy.values.plan import PruningPlan
     from capdeploy.values.report import Metrics
 
-    kinds: dict[str, type[Noun]] = {
-        PLAN: PruningPlan,
-        PREPROCESSING: Preprocessing,
-        METRICS: Metrics,
-    }
-    for name, kind in kinds.items():
-        path = bundle.path(name)
-        kind.from_json(path.read_bytes(), source=str(path))
+    kinds: tuple[type[Noun], ...] = (PruningPlan, Preprocessing, Metrics)
+    for name, kind in zip((PLAN, PREPROCESSING, METRICS), kinds, strict=True):
+        kind.from_json(bundle.path(name).read_bytes(), source=str(bundle.path(name)))

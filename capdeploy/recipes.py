@@ -125,8 +125,7 @@ def _layers(
 def _require(layers: Mapping[str, Any], flags: Mapping[str, str]) -> None:
     missing = [flag for key, flag in flags.items() if key not in layers]
     if missing:
-        hint = ", or use --demo" if "checkpoint" in flags else ""
-        raise ConfigError(f"{missing[0]} is missing; give it as a flag, or in the recipe{hint}")
+        raise ConfigError(f"{missing[0]} is missing; give it on the command line or in the recipe")
 
 
 def profile_of(recipe: Recipe) -> HardwareProfile:
@@ -155,7 +154,7 @@ def _file(path: Path) -> dict[str, Any]:
     try:
         return toml_table(path.read_bytes(), source=f"recipe {path}")
     except OSError as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+        raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from error
 
 
 def _environment(environment: Mapping[str, str], kind: type[Common]) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def resplit(dataset: Dataset, shares: str | None, group: str | None, *, seed: in
     if len(dataset.splits) > 1:
         if shares is not None or group is not None:
             raise DataError(
-                f"the data has splits already ({', '.join(dataset.splits)}); leave --split away"
+                f"the data has splits already ({', '.join(dataset.splits)}); "
+                "leave --split and --split-group away"
             )
         if "train" not in dataset.splits or not {"test", "val"} & {*dataset.splits}:
             raise DataError(

@@ -121,7 +121,7 @@ def test_no_pickle_is_written(run):
 
 
 def test_not_a_bundle_says_what_it_is(tmp_path):
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         bundle.find(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"it has no manifest\.json"):
         bundle.find(tmp_path)

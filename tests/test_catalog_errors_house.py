@@ -7,16 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import capdeploy
 from capdeploy import errors, profiles, recipes
 from capdeploy.catalog import Catalog, nearest
+from capdeploy.cli import _options, compress
 from capdeploy.data import KINDS
 from capdeploy.errors import CapdeployError, ConfigError
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.strategies import STRATEGIES
 from capdeploy.values.profile import HardwareProfile
+from capdeploy.values.recipe import Recipe
 from capdeploy.zoo import SOURCES
 
 ROOT = Path(capdeploy.__file__).parent.parent
@@ -119,6 +122,20 @@ def test_schemas_are_up_to_date():
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_help_tells_every_default_and_the_keys_without_a_flag():
+    flags = {name.partition("/")[0] for name, *_ in (*_options.OPTIONS, *_options.SWITCHES)}
+    named = {flag.removeprefix("--").replace("-", "_") for flag in flags}
+    others = {"schema_version", "checkpoint", "arch_args", "strategy_args"}
+    assert {*Recipe.model_fields} - named - others == {*_options.FLAGLESS}
+    options = [each for each in compress.command.params if isinstance(each, click.Option)]
+    helps = {option.name: option.help for option in options}
+    assert helps["strategy"].endswith("[default: ocap]")
+    assert helps["distill"].endswith("[default: distill]")
+    assert helps["together"].endswith("[default: apart]")
+    assert "warmup, temperature" in helps["settings"]
+    assert not any("Undefined" in text for text in helps.values())
 
 
 def test_documents_satisfy_their_published_schemas(run):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from capdeploy.cli._options import Words
+from capdeploy.cli._options import Finite, Words
 
 if TYPE_CHECKING:
     from capdeploy.bench.contest import Sampling
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
-SHARE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
+SHARE = Finite(min=0, max=1, min_open=True, max_open=True)
 
 OPTIONS = (
     click.option("--base", type=PATH, help="What is compared with."),
@@ -28,12 +28,16 @@ OPTIONS = (
     click.option("--threads", type=click.IntRange(min=1), help="Default: the profile's."),
     click.option("--batch", type=click.IntRange(min=1), help="Default: the profile's."),
     click.option("--min-effect", type=SHARE, help="Smallest change that counts, for example 0.05."),
-    click.option("--max-noise", type=SHARE, help="Above this the machine is too noisy."),
-    click.option("--max-drop", type=click.FloatRange(0, 1), help="Accuracy allowed to be lost."),
-    click.option("--max-growth", type=click.FloatRange(0), help="Growth allowed to counts."),
+    click.option("--max-noise", type=SHARE,
+                 help="Share of a latency; a machine with more noise is too noisy to judge."),
+    click.option("--max-drop", type=Finite(0, 1, max_open=True),
+                 help="Top-1 that may be lost, a share: 0.01 is one point."),
+    click.option("--max-growth", type=Finite(0),
+                 help="By how much counts (MACs, bytes, nodes) may grow, a share."),
     click.option("--blocks", type=click.IntRange(min=5), default=5, show_default=True,
                  help="Fresh processes of a row."),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True,
+                 help="Of the order of runs and of the bootstrap."),
     click.option("--calibrate", type=click.IntRange(min=1), metavar="N",
                  help="Compare base with itself N times instead."),
     click.option("--history", type=PATH, help="JSON lines: read for noise, appended to."),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from capdeploy.catalog import Catalog
 from capdeploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from capdeploy.values.recipe import Common
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,6 +44,19 @@ class Numbers(click.ParamType[Any]):
         if len(numbers) < self._least or (self._most and len(numbers) != self._most):
             self.fail(f"{value!r}: expected 1 or {self._most} numbers", param, ctx)
         return numbers
+
+
+class Finite(click.FloatRange):
+    """A number within bounds; not NaN, which no bound stops, and not infinite."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class Words(click.ParamType[Any]):
@@ -91,14 +108,18 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--cache-mib", int, "Memory for decoded images."),
     ("--strategy", str, f"How filters are scored: {_names('strategies', 'strategy')}."),
     ("--score-images", int, "Images to score on."),
-    ("--ratio", Numbers(), "Share of filters to drop; several make several bundles."),
+    (
+        "--ratio",
+        Numbers(),
+        "Share of filters to drop, default 0.5 without any budget; several make several bundles.",
+    ),
     ("--max-macs", Words(), "Most MACs: 50% of the head-cut network's, or 150M; several are fine."),
     ("--max-params", Words(), "Most parameters, likewise."),
     ("--max-size", Words(), "Largest ONNX file: 50%, 2MiB; several are fine."),
     ("--max-latency", Words(), "Slowest answer, measured: 3ms, p90=3ms, or 50% of the head-cut's."),
     ("--speedup", Words(), "How many times faster than the head-cut network, measured: 4x."),
     ("--max-rss", Words(), "Most memory of a process that answers, measured: 90MiB or 70%."),
-    ("--tolerance", float, "How far below a limit is near enough, a share."),
+    ("--tolerance", float, "How far below a limit is near enough, a share; a latency: 0.03."),
     (
         "--allocation",
         click.Choice(["uniform", "global", "sensitivity", "latency"]),
@@ -127,7 +148,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--batch-size", int, "Images per step."),
     ("--seed", int, "Of sampling, training and random scores."),
     ("--track", Words(), f"Keep curves and results: {_names('trackers', 'tracker')}; offline."),
-    ("--track-folder", str, "What trackers keep here; capdeploy-tracking."),
+    ("--track-folder", str, "Where trackers keep theirs."),
     ("--max-accuracy-drop", float, "Top-1 points a network may lose; more is exit code 1."),
     ("--parity-atol", float, "Largest logit error of the exported graph."),
     ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
@@ -141,7 +162,10 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--bench-seconds", float, "Measuring time of a row."),
 )
 SWITCHES: tuple[tuple[str, str], ...] = (
-    ("--reconstruct/--no-reconstruct", "Re-solve the consumers of cut channels by regression."),
+    (
+        "--reconstruct/--no-reconstruct",
+        "Re-solve the layers behind a cut by regression; default: if --epochs is 0.",
+    ),
     ("--trust-checkpoint/--no-trust-checkpoint", "Unpickle the checkpoint: that runs its code."),
     ("--freeze-bn/--train-bn", "Train with fixed batch-norm statistics: for small batches."),
     ("--balance/--no-balance", "Weigh the loss against class imbalance."),
@@ -152,12 +176,38 @@ SWITCHES: tuple[tuple[str, str], ...] = (
     ("--bench/--no-bench", "Measure the bundles at the end."),
 )
 
+FLAGLESS = (
+    "warmup", "temperature", "reconstruct_images", "sensitivity_images", "calibration_images",
+    "simplify_seconds",
+)  # fmt: skip
+"""Recipe keys that are no flags."""
+
+
+def _told(option: str, help_text: str, recipe: type[Common]) -> str:
+    """Say the recipe's default of an option, unless the text does or there is none."""
+    from pydantic_core import PydanticUndefined
+
+    name = option.partition("/")[0].removeprefix("--").replace("-", "_")
+    default = recipe.model_fields[name].get_default()
+    if default in (PydanticUndefined, None, (), "") or "default" in help_text.lower():
+        return help_text
+    if isinstance(default, bool):
+        default = option.split("/")[0 if default else 1].removeprefix("--")
+    elif isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    elif isinstance(default, float):
+        default = f"{default:g}"
+    return f"{help_text}  [default: {default}]"
+
 
 def recipe_options(command: Command) -> Command:
     """Add every recipe option to a command; none has a default here, so that layers can merge."""
+    from capdeploy.values.recipe import Recipe
+
     for name, help_text in reversed(SWITCHES):
-        command = click.option(name, default=None, help=help_text)(command)
+        command = click.option(name, default=None, help=_told(name, help_text, Recipe))(command)
     for name, kind, help_text in reversed(OPTIONS):
+        help_text = _told(name, help_text, Recipe)
         command = click.option(name, type=kind, default=None, help=help_text)(command)
     for flag, noun in (("--strategy-arg", "strategy"), ("--arch-arg", "architecture")):
         command = click.option(
@@ -167,10 +217,14 @@ def recipe_options(command: Command) -> Command:
     return command
 
 
-def layer_options(command: Command) -> Command:
+def layer_options(command: Command, keys: Iterable[str] = FLAGLESS) -> Command:
     """Add the layers below the flags to a command: a recipe file, and single keys."""
     command = click.option(
-        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a recipe key."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=f"Set any recipe key; without a flag of their own: {', '.join(keys)}.",
     )(command)
     return click.option(
         "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML)."
@@ -190,18 +244,22 @@ SHARED = frozenset(
 TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("--arch", str, "torchvision name, timm:NAME, module:callable or file.py:callable."),
     ("--init", str, "Checkpoint to start from; a head of another width begins fresh."),
-    ("--epochs", int, "Most passes over the training images; 30."),
+    ("--epochs", int, "Most passes over the training images."),
     ("--device", click.Choice(["auto", "cpu", "cuda"]), "Default: auto, a GPU if there is one."),
 )
 
 
 def training_options(command: Command) -> Command:
     """Add the options of training to a command."""
+    from capdeploy.values.recipe import TrainRecipe
+
     amp = ("--amp/--no-amp", "Compute in bfloat16 where it is safe; default: on a GPU that can.")
     for name, help_text in (amp, *(switch for switch in SWITCHES if switch[0] in SHARED)):
+        help_text = _told(name, help_text, TrainRecipe)
         command = click.option(name, default=None, help=help_text)(command)
     shared = [option for option in OPTIONS if option[0] in SHARED]
     for name, kind, help_text in reversed((*TRAINING, *shared)):
+        help_text = _told(name, help_text, TrainRecipe)
         command = click.option(name, type=kind, default=None, help=help_text)(command)
     return click.option(
         "--arch-arg", "arch_args", multiple=True, metavar="KEY=VALUE",

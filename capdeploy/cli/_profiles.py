@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from capdeploy.cli._options import Words
+from capdeploy.cli._options import Finite, Words
 from capdeploy.cli._output import Progress, format_option, tell
 
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
@@ -55,7 +55,7 @@ def detect(style: str) -> None:
 @click.option("--runtimes", type=Words(), help="onnxruntime, openvino; default: those installed.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: the profile's, or 1.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.1), default=45.0, show_default=True,
+    "--seconds", type=Finite(min=0.1), default=45.0, show_default=True,
     help="Measuring time in all.",
 )  # fmt: skip
 @click.option("-o", "--output", type=OUTPUT, help="Profile to write the measured align into.")

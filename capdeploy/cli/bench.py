@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from capdeploy.cli._options import Words
+from capdeploy.cli._options import Finite, Words
 from capdeploy.cli._output import Progress, format_option, tell
 
 
@@ -21,7 +21,7 @@ from capdeploy.cli._output import Progress, format_option, tell
 @click.option("--batch", type=click.IntRange(min=1), help="Default: the profile's.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=Finite(min=0.1),
     default=3.0,
     show_default=True,
     help="Measuring time of a row.",

@@ -44,7 +44,7 @@ def _open(path: Path) -> PruningPlan:
     from capdeploy.errors import ConfigError
     from capdeploy.values.plan import PruningPlan
 
-    file = path / bundle.PLAN if path.is_dir() else path
+    file = bundle.read(path).path(bundle.PLAN) if path.is_dir() else path
     try:
         return PruningPlan.from_json(file.read_bytes(), source=str(file))
     except OSError as error:

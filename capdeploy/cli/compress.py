@@ -18,7 +18,9 @@ from capdeploy.cli._output import Progress, format_option, tell
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make.")
 @_options.layer_options
 @click.option("--demo", is_flag=True, help="Train ResNet-18 on embedded digits, keep four of them.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan and stop; only the cache is written to."
+)
 @click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
 @click.option("--resume", is_flag=True, help="Go on where a run for this output broke off.")
 @format_option

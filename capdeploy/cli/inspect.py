@@ -32,13 +32,23 @@ def command(
     style: str,
 ) -> None:
     """Show the checkpoint, bundle, run's folder or plan.json at PATH."""
+    from capdeploy.errors import ConfigError, UsageError
+
+    if not path.exists():
+        raise UsageError(
+            f"{path}: no such file or folder; name a checkpoint, a bundle, a run's folder or a "
+            "plan.json"
+        )
     if not path.is_file():
         _bundles(path, style)
     elif path.suffix == ".json":
         from capdeploy.report import plans
         from capdeploy.values.plan import PruningPlan
 
-        drawn = PruningPlan.from_json(path.read_bytes(), source=str(path))
+        try:
+            drawn = PruningPlan.from_json(path.read_bytes(), source=str(path))
+        except ConfigError as error:
+            raise ConfigError(f"{error}; of JSON files only a plan.json is shown") from error
         tell(style, drawn.to_json(), [plans.plan(drawn), plans.members(drawn)])
     else:
         from capdeploy import stages

@@ -22,7 +22,10 @@ def command(shelf: str, data: str | None, split: str | None, style: str) -> None
     from capdeploy.report.tables import Table
 
     if (shelf == "classes") != (data is not None):
-        raise click.UsageError("--data names the data set whose classes to list: list classes")
+        raise click.UsageError(
+            "list classes needs --data KIND:PATH, whose classes to list" if data is None
+            else f"--data is for list classes, not for list {shelf}"
+        )  # fmt: skip
     columns, rows = _rows(shelf) if data is None else _classes(data, split)
     document = {
         "schema_version": 1,
@@ -91,4 +94,6 @@ def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     for source in SOURCES.names():
         with contextlib.suppress(MissingExtraError):  # what is not installed builds nothing
             known += [(name, source) for name in SOURCES.load(source).names()]
+    if not known:
+        raise MissingExtraError("torchvision", "compress")
     return ("name", "source"), tuple(known)

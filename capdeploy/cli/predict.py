@@ -34,7 +34,7 @@ def command(
     """Answer IMAGES with the network in BUNDLE.
 
     An image that looks like none of the kept classes is said to be none of them, where the
-    bundle was made with images of other classes at hand.
+    bundle was made with images of other classes at hand. The bundle is verified first.
     """
     import json
 
@@ -45,6 +45,7 @@ def command(
     from capdeploy.report.tables import Table
 
     opened = bundles.read(bundle).in_precision(precision, runtime)
+    bundles.verify(opened)
     pixels = np.stack([_pixels(path, opened) for path in images])
     found = predict(opened, pixels, runtime=runtime, threads=threads, trust_factory=trust_factory)
     rows = tuple(
@@ -74,4 +75,8 @@ def _pixels(path: Path, opened: Bundle) -> Any:
     try:
         return pixels.fit(pixels.decode(path), opened.manifest.preprocessing)
     except pixels.BAD as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror
+            else "it is none, or damaged"
+        )  # fmt: skip
+        raise DataError(f"{path} cannot be read as an image: {reason}") from error

@@ -10,11 +10,14 @@ import click
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: report.html in it.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Default: report.html in it, or print."
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option(
     "-f", "--format", "style", type=click.Choice(["html", "md", "json"]), default="html",
-    show_default=True, help="html writes a file; md and json are printed.",
+    show_default=True,
+    help="html is written to a file; md and json are printed, or written to --output.",
 )  # fmt: skip
 def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
     """Write a report of the run or sweep in FOLDER, the output of compress or sweep.
@@ -32,11 +35,13 @@ def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
         report, plans = page.read(folder)
         made = page.page(report, plans, str(folder), plots=style == "html")
     if style == "json":
-        click.echo(report.to_json().rstrip())
+        text = report.to_json().rstrip()
+    else:
+        text = html.plain(made) if style == "md" else html.render(made)
+    if style == "html":
+        output = output or folder / "report.html"
+    if output is None:
+        click.echo(text)
         return
-    if style == "md":
-        click.echo(html.plain(made))
-        return
-    target = output or folder / "report.html"
-    workplace.write_file(target, html.render(made), force=force)
-    click.echo(target)
+    workplace.write_file(output, text if style == "html" else f"{text}\n", force=force)
+    click.echo(output)

@@ -29,7 +29,11 @@ def _open(location: str) -> Arrays:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # zip and numpy fail in every way on a damaged file
-        raise DataError(f"{file} is not an .npz file of plain arrays: {error}") from error
+        # numpy's own words advise to unpickle whatever it cannot read.
+        raise DataError(
+            f"{file} is not an .npz file of plain arrays ({type(error).__name__}); write it with "
+            "numpy.savez, without object arrays"
+        ) from error
     pairs = {split: pair for split in SPLITS if (pair := _pair(arrays, PAIRS, split)) is not None}
     whole = _pair(arrays, WHOLE_PAIRS, "")
     if not pairs and whole is not None:

@@ -74,8 +74,8 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     wanted = preprocessing(recipe, dataset)
     linked = {name: index for index, name in enumerate(dataset.names)}
     classes, chosen = labels.choose(recipe.classes, linked, len(linked), aliases=dataset.aliases)
+    fresh = begin(recipe, classes, wanted, say)  # before images are decoded, which takes longer
     images = samples_of(recipe, dataset, chosen, classes, wanted, say)
-    fresh = begin(recipe, classes, wanted, say)
     origin = Origin(architecture=fresh.checkpoint.architecture, labels=classes.names, input=wanted)
     say.step(f"train {recipe.arch} on {device}, {len(images.train)} images")
     words = recipes.to_toml(recipe)

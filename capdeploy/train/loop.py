@@ -149,9 +149,8 @@ def train(
         progress = Progress.begin(_validate(judge, course, settings), module, settings.seed)
     rates = Rates(peak, settings.epochs * course.steps(settings.batch_size), settings.warmup)
     rates.done = len(progress.history) * course.steps(settings.batch_size)
-    while len(progress.history) < settings.epochs:
-        if progress.diverged or progress.stale(settings.patience):
-            break
+    stale = progress.stale(settings.patience)
+    while len(progress.history) < settings.epochs and not (progress.diverged or stale):
         began = time.monotonic()
         number = len(progress.history) + 1
         heard = f"val {progress.best:.1%}"
@@ -169,13 +168,13 @@ def train(
             progress.improve(top1, number, module)
         if keeper is not None:
             keeper.keep(module, optimizer, progress)
+        stale = progress.stale(settings.patience)
     module.load_state_dict(progress.best_state)
     return model.with_module(module.to("cpu").eval()), Training(
         learning_rate=peak, rate_found=settings.learning_rate is None,
         validation_images=len(course.validation), start_top1=progress.start,
         epochs=tuple(progress.history), best_epoch=progress.best_epoch,
-        stopped_early=progress.stale(settings.patience)
-        and len(progress.history) < settings.epochs,
+        stopped_early=stale and len(progress.history) < settings.epochs,
         diverged=progress.diverged,
     )  # fmt: skip
 

@@ -21,8 +21,9 @@ class Common(Noun):
     arch_args: dict[str, Argument] = Field(default_factory=dict)
     data: str = Field(min_length=1, description="kind:PATH, see: capdeploy list data")
     split: str | None = Field(
-        default=None, pattern=r"^\d{1,2}/\d{1,2}$", description="80/20, of unsplit data"
-    )
+        default=None, description="80/20, of unsplit data",
+        json_schema_extra={"pattern": r"^\d{1,2}/\d{1,2}$"},
+    )  # fmt: skip
     split_group: str | None = Field(
         default=None, description="regular expression: images whose match is equal stay together"
     )

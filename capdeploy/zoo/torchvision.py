@@ -24,7 +24,8 @@ def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.M
     if name not in _names():
         raise ArchitectureError(
             f"unknown architecture '{name}': {nearest(name, _names())} "
-            "(a torchvision classifier's name, or package.module:callable)"
+            "(a torchvision classifier's name, timm:NAME, cifar_resnet:NAME, "
+            "package.module:callable or file.py:callable)"
         )
     settings = {} if outputs is None else {"num_classes": outputs}
     if name in AUXILIARY:

@@ -79,9 +79,12 @@ def test_a_calibration_is_stored(run, tmp_path):
     [
         (("--head", "x"), 2, "--base is missing"),
         (("--base", "x"), 2, "--head is missing"),
-        (("--base", "x", "--head", "x"), 2, "x is not a bundle: no such folder"),
+        (("--base", "x", "--head", "x"), 2, "x is not a bundle: no such file or folder"),
         (("--base", "x.onnx", "--head", "x.onnx"), 2, "x.onnx: no such file"),
         (("--base", "x", "--head", "x", "--min-effect", "5"), 2, "--min-effect"),
+        (("--base", "x", "--head", "x", "--min-effect", "nan"), 2, "is not a finite number"),
+        (("--base", "x", "--head", "x", "--max-growth", "inf"), 2, "is not a finite number"),
+        (("--base", "x", "--head", "x", "--max-drop", "1"), 2, "--max-drop"),
         (("--base", "x", "--head", "x", "--profile", "moon"), 2, "moon"),
         (("--base", "x", "--head", "x", "--runtimes", "tflite"), 2, "tflite"),
         (("--base", "x", "--head", "x", "--junit", "no/g.xml"), 2, "there is no folder no"),

@@ -117,7 +117,9 @@ def test_objects_stay_pickled(tmp_path):
     trap = np.empty(6, dtype=object)
     trap[:] = [Trap(str(tmp_path / "sprung"))] * 6
     place = saved(tmp_path, **halves(y_train=trap))
-    with pytest.raises(DataError, match=r"small\.npz is not an \.npz file of plain arrays: Object"):
+    with pytest.raises(
+        DataError, match=r"small\.npz is not an \.npz file .* without object arrays"
+    ):
         open_dataset(place)
     (tmp_path / "small.npz").write_bytes(pickle.dumps(Trap(str(tmp_path / "sprung"))))
     with pytest.raises(DataError, match=r"small\.npz is not an \.npz file of plain arrays: "):

@@ -155,7 +155,7 @@ def test_shares_that_do_not_add_up(shares):
 def test_an_owner_s_split_is_left_alone(shares, group):
     split = arrays(10, 10, splits=("train", "test"))
     assert resplit(split, None, None, seed=0) is split
-    with pytest.raises(DataError, match=r"has splits already \(train, test\); leave --split away"):
+    with pytest.raises(DataError, match=r"has splits already \(train, test\); leave --split and "):
         resplit(split, shares, group, seed=0)
 
 

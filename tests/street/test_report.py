@@ -84,6 +84,17 @@ def test_the_page_holds_every_section_and_asks_for_nothing(measured):
     assert "+11%" in text  # of the estimate
 
 
+@pytest.mark.parametrize(("style", "begins"), [("md", "# "), ("json", "{")])
+def test_every_format_goes_into_a_file_if_one_is_named(run, tmp_path, style, begins):
+    words = ("report", run.folder, "-f", style, "-o", tmp_path / "page")
+    assert capdeploy(*words).returncode == 0
+    assert (tmp_path / "page").read_text().startswith(begins)
+    again = capdeploy(*words)
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+    assert capdeploy(*words, "--force").stdout == f"{tmp_path / 'page'}\n"
+
+
 def test_the_confusion_adds_up(run):
     result = run.report.models[1]
     assert [sum(row) for row in result.confusion] == [

@@ -255,6 +255,10 @@ def test_plans_are_inspected_and_compared(run, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(other))
     refused(capdeploy("compare", plan, tmp_path / "other.json"), 2, "plans another network")
     refused(capdeploy("compare", plan, tmp_path / "none.json"), 2, "cannot be read")
+    refused(capdeploy("compare", plan, run.folder), 2, "name one of baseline, ratio-0.5 in it")
+    refused(capdeploy("inspect", tmp_path / "none.pth"), 2, "no such file or folder")
+    refused(capdeploy("inspect", run.folder / "report.json"), 2, "only a plan.json is shown")
+    refused(capdeploy("verify", plan), 2, "it is a file; name the folder that holds it")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

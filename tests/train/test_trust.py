@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -175,3 +176,10 @@ def test_what_predict_refuses(run, tmp_path):
     assert "has no int8 graph for onnxruntime, only fp32" in done.stderr
     done = capdeploy("predict", run.folder, tmp_path / "no.png")
     assert done.returncode == 2
+    assert "it is a run of several; name one of baseline, ratio-0.5 in it" in done.stderr
+    shutil.copytree(run.bundle, tmp_path / "damaged")
+    graph = tmp_path / "damaged" / bundle.GRAPH
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    done = capdeploy("predict", tmp_path / "damaged", tmp_path / "no.png")
+    assert done.returncode == 1
+    assert "the file was changed or damaged" in done.stderr
