@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from capdeploy.catalog import Catalog
 from capdeploy.errors import ConfigError
-
-if TYPE_CHECKING:
-    from capdeploy.values.recipe import Common
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -183,31 +180,38 @@ FLAGLESS = (
 """Recipe keys that are no flags."""
 
 
-def _told(option: str, help_text: str, recipe: type[Common]) -> str:
-    """Say the recipe's default of an option, unless the text does or there is none."""
-    from pydantic_core import PydanticUndefined
+# Written out, since help must not wait for pydantic; a test holds them against the recipes.
+DEFAULTS = {
+    "--validation-share": "0.1", "--max-bad-images": "0", "--cache-mib": "2048",
+    "--strategy": "ocap", "--score-images": "512", "--tolerance": "0.02", "--steps": "1",
+    "--floor": "0", "--skip-first": "0", "--residual": "prune", "--depth": "keep",
+    "--bn-images": "1024", "--epochs": "3", "--optimizer": "adamw", "--weight-decay": "0.0001",
+    "--clip": "1", "--dropped-images": "3", "--patience": "5", "--batch-size": "32",
+    "--seed": "0", "--track-folder": "capdeploy-tracking", "--parity-atol": "0.0001",
+    "--bundle-images": "128", "--precision": "fp32", "--max-drop": "1",
+    "--profile": "this-host", "--bench-seconds": "3",
+    "--trust-checkpoint/--no-trust-checkpoint": "no-trust-checkpoint",
+    "--freeze-bn/--train-bn": "train-bn", "--balance/--no-balance": "no-balance",
+    "--together/--apart": "apart", "--keep-head/--cut-head": "cut-head",
+    "--distill/--no-distill": "distill", "--reject-class/--no-reject-class": "no-reject-class",
+    "--bench/--no-bench": "bench",
+}  # fmt: skip
+IN_TRAINING = {
+    "--weight-decay": "0.0005", "--patience": "10", "--batch-size": "128", "--epochs": "30",
+}  # fmt: skip
 
-    name = option.partition("/")[0].removeprefix("--").replace("-", "_")
-    default = recipe.model_fields[name].get_default()
-    if default in (PydanticUndefined, None, (), "") or "default" in help_text.lower():
-        return help_text
-    if isinstance(default, bool):
-        default = option.split("/")[0 if default else 1].removeprefix("--")
-    elif isinstance(default, tuple):
-        default = ",".join(map(str, default))
-    elif isinstance(default, float):
-        default = f"{default:g}"
-    return f"{help_text}  [default: {default}]"
+
+def _told(option: str, text: str, defaults: Mapping[str, str]) -> str:
+    default = defaults.get(option)
+    return text if default is None else f"{text}  [default: {default}]"
 
 
 def recipe_options(command: Command) -> Command:
     """Add every recipe option to a command; none has a default here, so that layers can merge."""
-    from capdeploy.values.recipe import Recipe
-
     for name, help_text in reversed(SWITCHES):
-        command = click.option(name, default=None, help=_told(name, help_text, Recipe))(command)
+        command = click.option(name, default=None, help=_told(name, help_text, DEFAULTS))(command)
     for name, kind, help_text in reversed(OPTIONS):
-        help_text = _told(name, help_text, Recipe)
+        help_text = _told(name, help_text, DEFAULTS)
         command = click.option(name, type=kind, default=None, help=help_text)(command)
     for flag, noun in (("--strategy-arg", "strategy"), ("--arch-arg", "architecture")):
         command = click.option(
@@ -251,15 +255,14 @@ TRAINING: tuple[tuple[str, Any, str], ...] = (
 
 def training_options(command: Command) -> Command:
     """Add the options of training to a command."""
-    from capdeploy.values.recipe import TrainRecipe
-
+    defaults = DEFAULTS | IN_TRAINING
     amp = ("--amp/--no-amp", "Compute in bfloat16 where it is safe; default: on a GPU that can.")
     for name, help_text in (amp, *(switch for switch in SWITCHES if switch[0] in SHARED)):
-        help_text = _told(name, help_text, TrainRecipe)
+        help_text = _told(name, help_text, defaults)
         command = click.option(name, default=None, help=help_text)(command)
     shared = [option for option in OPTIONS if option[0] in SHARED]
     for name, kind, help_text in reversed((*TRAINING, *shared)):
-        help_text = _told(name, help_text, TrainRecipe)
+        help_text = _told(name, help_text, defaults)
         command = click.option(name, type=kind, default=None, help=help_text)(command)
     return click.option(
         "--arch-arg", "arch_args", multiple=True, metavar="KEY=VALUE",
