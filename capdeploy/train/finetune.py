@@ -25,7 +25,7 @@ RANGE_LOW, RANGE_HIGH = 1e-5, 3e-2
 def run(
     model: Model, course: Course, settings: Settings, say: Say, keeper: Keeper | None = None
 ) -> tuple[Model, Training]:
-    """Fine-tune a copy of a network and keep the best state, the beginning included.
+    """Fine-tune a copy of a network and keep the state to go by, the beginning included.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def run(
     Returns
     -------
     tuple[Model, Training]
-        A copy in the state that validated best, and the history.
+        A copy in the last state that validation does not speak against (`loop.Progress.weigh`),
+        and the history.
     """
     with _seeded(settings.seed):
         rate = settings.learning_rate

@@ -98,8 +98,8 @@ class Folder:
             best = {name: value.to(device) for name, value in _part(tensors, "best.").items()}
             history = [Epoch.model_validate(epoch) for epoch in notes["history"]]
             return Progress(
-                notes["start"], notes["best"], notes["best_epoch"], best, shuffle, history,
-                notes["diverged"],
+                notes["start"], notes["best"], notes["best_epoch"], best,
+                tensors["peak"].numpy(), notes["peak_epoch"], shuffle, history, notes["diverged"],
             )  # fmt: skip
         except ConfigError:
             raise
@@ -115,6 +115,7 @@ class Folder:
             "start": progress.start,
             "best": progress.best,
             "best_epoch": progress.best_epoch,
+            "peak_epoch": progress.peak_epoch,
             "diverged": progress.diverged,
             "shuffle": progress.shuffle.bit_generator.state,
             "history": [epoch.model_dump() for epoch in progress.history],
@@ -125,6 +126,7 @@ class Folder:
             **{f"best.{name}": value for name, value in progress.best_state.items()},
             **{f"optimizer.{name}": value for name, value in _flat(optimizer).items()},
             "rng": torch.get_rng_state(),
+            "peak": torch.from_numpy(progress.peak),
         }
         origin = {ORIGIN: self._origin.model_dump_json(), "format": "pt"}
         save(now, self._folder / LAST, origin)

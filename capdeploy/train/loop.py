@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -15,7 +16,7 @@ from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.rebuild import NORMS
 from capdeploy.train.course import Batch, Course
-from capdeploy.train.evaluate import accuracy
+from capdeploy.train.evaluate import tally
 from capdeploy.train.imitate import lesson
 from capdeploy.values.report import Epoch, Training
 
@@ -75,6 +76,7 @@ class Settings:
 
 
 State = dict[str, torch.Tensor]
+Outcomes = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -86,11 +88,15 @@ class Progress:
     start : float
         Validation accuracy before any step.
     best : float
-        The best since, the beginning included.
+        That of the state that is kept.
     best_epoch : int
         When that was; 0 is the beginning.
     best_state : State
         The weights at that time.
+    peak : Outcomes
+        Which validation images the most accurate state so far, the latest of several, had right.
+    peak_epoch : int
+        When that was.
     shuffle : np.random.Generator
         Draws the order of the images.
     history : list[Epoch]
@@ -103,22 +109,48 @@ class Progress:
     best: float
     best_epoch: int
     best_state: State
+    peak: Outcomes
+    peak_epoch: int
     shuffle: np.random.Generator
     history: list[Epoch] = field(default_factory=list)
     diverged: bool = False
 
     @classmethod
-    def begin(cls, top1: float, module: nn.Module, seed: int) -> Self:
+    def begin(cls, right: Outcomes, module: nn.Module, seed: int) -> Self:
         """Stand where nothing has happened yet."""
-        return cls(top1, top1, 0, _snapshot(module), np.random.default_rng(seed))
+        top1, state = float(right.mean()), _snapshot(module)
+        return cls(top1, top1, 0, state, right, 0, np.random.default_rng(seed))
 
-    def improve(self, top1: float, number: int, module: nn.Module) -> None:
-        """Note that an epoch is the best so far."""
-        self.best, self.best_epoch, self.best_state = top1, number, _snapshot(module)
+    def weigh(self, right: Outcomes, number: int, module: nn.Module) -> None:
+        """Keep an epoch's state, unless validation speaks against it.
+
+        A later state has seen more, at a lower rate. On the few images that are held back it may
+        look worse by chance: it is kept if it is no worse than the beginning, and at most one
+        standard error below the most accurate state, image by image.
+
+        Parameters
+        ----------
+        right : Outcomes
+            (N,) which validation images it has right.
+        number : int
+            The epoch.
+        module : nn.Module
+            The network.
+
+        References
+        ----------
+        Breiman et al., Classification and regression trees, 1984, section 3.4.3 (the 1 SE rule).
+        """
+        lost, won = int((self.peak & ~right).sum()), int((right & ~self.peak).sum())
+        if right.mean() >= self.start and lost - won <= math.sqrt(lost + won):
+            self.best, self.best_epoch = float(right.mean()), number
+            self.best_state = _snapshot(module)
+        if won >= lost:
+            self.peak, self.peak_epoch = right, number
 
     def stale(self, patience: int) -> bool:
         """Tell whether so many epochs have brought no better accuracy."""
-        return len(self.history) - self.best_epoch >= patience
+        return len(self.history) - self.peak_epoch >= patience
 
 
 class Keeper(Protocol):
@@ -156,16 +188,16 @@ def train(
         heard = f"val {progress.best:.1%}"
         loss = _epoch(judge, course, settings, optimizer, rates, progress.shuffle, say, heard)
         progress.diverged = not math.isfinite(loss)
-        top1 = _validate(judge, course, settings)
+        right = _validate(judge, course, settings)
         epoch = Epoch(
-            number=number, loss=0.0 if progress.diverged else loss, validation_top1=top1,
-            learning_rate=optimizer.param_groups[0]["lr"], seconds=time.monotonic() - began,
+            number=number, loss=0.0 if progress.diverged else loss,
+            validation_top1=float(right.mean()), learning_rate=optimizer.param_groups[0]["lr"],
+            seconds=time.monotonic() - began,
         )  # fmt: skip
         progress.history.append(epoch)
         say.measured(epoch.model_dump(exclude={"number"}), number)
-        # A tie goes to the later state: it has seen more and its loss is lower.
-        if not progress.diverged and top1 >= progress.best:
-            progress.improve(top1, number, module)
+        if not progress.diverged:
+            progress.weigh(right, number, module)
         if keeper is not None:
             keeper.keep(module, optimizer, progress)
         stale = progress.stale(settings.patience)
@@ -252,8 +284,8 @@ class Rates:
         return self._peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def _validate(judge: Model, course: Course, settings: Settings) -> float:
-    return accuracy(judge, course.validation, stage="", batch_size=settings.batch_size).top1
+def _validate(judge: Model, course: Course, settings: Settings) -> Outcomes:
+    return tally(judge, course.validation, stage="", batch_size=settings.batch_size).right
 
 
 def _snapshot(module: nn.Module) -> State:

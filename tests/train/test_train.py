@@ -149,6 +149,35 @@ def test_training_helps_and_repeats(residual, digits):
     assert not first.module.training
 
 
+def right(count, *but):
+    """100 validation images of which the first are right, those named excepted."""
+    found = np.arange(100) < count
+    found[list(but)] ^= True
+    return found
+
+
+def test_a_later_state_is_kept_unless_it_is_worse_by_more_than_chance():
+    module = torch.nn.Linear(1, 1)
+    progress = loop.Progress.begin(right(50), module, 0)
+    progress.weigh(right(90), 1, module)
+    assert (progress.best_epoch, progress.peak_epoch) == (1, 1)
+    progress.weigh(right(90, 0, 1, 95), 2, module)  # two lost, one won: chance
+    assert (progress.best_epoch, progress.best, progress.peak_epoch) == (2, 0.89, 1)
+    progress.weigh(right(88), 3, module)  # two lost, none won: more than the square root of two
+    assert (progress.best_epoch, progress.peak_epoch) == (2, 1)
+    progress.weigh(right(90, 0, 99), 4, module)  # as good as the best
+    assert (progress.best_epoch, progress.peak_epoch) == (4, 4)
+
+
+def test_what_is_worse_than_the_beginning_is_never_kept():
+    module = torch.nn.Linear(1, 1)
+    progress = loop.Progress.begin(right(50), module, 0)
+    progress.weigh(right(49), 1, module)
+    assert (progress.best_epoch, progress.best) == (0, 0.5)
+    progress.weigh(right(50, 0, 99), 2, module)
+    assert progress.best_epoch == 2
+
+
 def test_training_that_ends_worse_is_rolled_back(residual, digits):
     narrow = head.cut(residual, digits.classes)
     good, _ = finetune.run(narrow, course(digits), SETTINGS, Quiet())
