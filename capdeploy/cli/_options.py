@@ -178,6 +178,7 @@ FLAGLESS = (
     "simplify_seconds",
 )  # fmt: skip
 """Recipe keys that are no flags."""
+FLAGLESS_IN_TRAINING = ("warmup",)
 
 
 # Written out, since help must not wait for pydantic; a test holds them against the recipes.
@@ -221,14 +222,14 @@ def recipe_options(command: Command) -> Command:
     return command
 
 
-def layer_options(command: Command, keys: Iterable[str] = FLAGLESS) -> Command:
+def layer_options(command: Command, flagless: Iterable[str] = FLAGLESS) -> Command:
     """Add the layers below the flags to a command: a recipe file, and single keys."""
     command = click.option(
         "--set",
         "settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help=f"Set any recipe key; without a flag of their own: {', '.join(keys)}.",
+        help=f"Set any recipe key; without a flag of their own: {', '.join(flagless)}.",
     )(command)
     return click.option(
         "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML)."

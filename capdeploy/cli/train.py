@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from capdeploy.cli._output import Progress, format_option, tell
 @click.command(context_settings={"max_content_width": 100})
 @_options.training_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Its folder.")
-@_options.layer_options
+@partial(_options.layer_options, flagless=_options.FLAGLESS_IN_TRAINING)
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stood.")
 @click.option("--force", is_flag=True, help="Begin anew in a folder that has such a run.")
 @format_option

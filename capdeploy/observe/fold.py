@@ -10,7 +10,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from capdeploy.observe.taps import evaluating
 from capdeploy.observe.trace import Trace
-from capdeploy.rebuild import NORMS
 
 TOLERANCE = 1e-3
 """By how much folding may change the answers, a share of the largest."""
@@ -86,5 +85,4 @@ def _fold_in_place(copied: nn.Module, seen: Trace) -> None:
         layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
         parent, _, child = norm_name.rpartition(".")
         # timm's normalisations end in an activation of their own.
-        behind = nn.Identity() if type(norm) in NORMS else getattr(norm, "act", nn.Identity())
-        setattr(copied.get_submodule(parent), child, behind)
+        setattr(copied.get_submodule(parent), child, getattr(norm, "act", nn.Identity()))

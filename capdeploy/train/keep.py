@@ -98,8 +98,8 @@ class Folder:
             best = {name: value.to(device) for name, value in _part(tensors, "best.").items()}
             history = [Epoch.model_validate(epoch) for epoch in notes["history"]]
             return Progress(
-                notes["start"], notes["best"], notes["best_epoch"], best,
-                tensors["peak"].numpy(), notes["peak_epoch"], shuffle, history, notes["diverged"],
+                notes["start"], notes["best_epoch"], best, tensors["peak"].numpy(),
+                notes["peak_epoch"], shuffle, history, notes["diverged"],
             )  # fmt: skip
         except ConfigError:
             raise
@@ -113,7 +113,6 @@ class Folder:
         notes = {
             "recipe": self._words,
             "start": progress.start,
-            "best": progress.best,
             "best_epoch": progress.best_epoch,
             "peak_epoch": progress.peak_epoch,
             "diverged": progress.diverged,

@@ -87,10 +87,8 @@ class Progress:
     ----------
     start : float
         Validation accuracy before any step.
-    best : float
-        That of the state that is kept.
     best_epoch : int
-        When that was; 0 is the beginning.
+        The epoch that is kept; 0 is the beginning.
     best_state : State
         The weights at that time.
     peak : Outcomes
@@ -106,7 +104,6 @@ class Progress:
     """
 
     start: float
-    best: float
     best_epoch: int
     best_state: State
     peak: Outcomes
@@ -118,8 +115,15 @@ class Progress:
     @classmethod
     def begin(cls, right: Outcomes, module: nn.Module, seed: int) -> Self:
         """Stand where nothing has happened yet."""
-        top1, state = float(right.mean()), _snapshot(module)
-        return cls(top1, top1, 0, state, right, 0, np.random.default_rng(seed))
+        shuffle = np.random.default_rng(seed)
+        return cls(float(right.mean()), 0, _snapshot(module), right, 0, shuffle)
+
+    @property
+    def best(self) -> float:
+        """Validation accuracy of the state that is kept."""
+        if self.best_epoch == 0:
+            return self.start
+        return self.history[self.best_epoch - 1].validation_top1
 
     def weigh(self, right: Outcomes, number: int, module: nn.Module) -> None:
         """Keep an epoch's state, unless validation speaks against it.
@@ -143,8 +147,7 @@ class Progress:
         """
         lost, won = int((self.peak & ~right).sum()), int((right & ~self.peak).sum())
         if right.mean() >= self.start and lost - won <= math.sqrt(lost + won):
-            self.best, self.best_epoch = float(right.mean()), number
-            self.best_state = _snapshot(module)
+            self.best_epoch, self.best_state = number, _snapshot(module)
         if won >= lost:
             self.peak, self.peak_epoch = right, number
 
