@@ -11,7 +11,7 @@ import click
 import pytest
 
 import capdeploy
-from capdeploy import errors, profiles, recipes
+from capdeploy import cli, errors, profiles, recipes
 from capdeploy.catalog import Catalog, nearest
 from capdeploy.cli import compress, train
 from capdeploy.data import KINDS
@@ -255,3 +255,11 @@ def test_bad_settings_are_one_line(settings, words):
     base = {"checkpoint": "c", "arch": "a", "data": "digits"}
     with pytest.raises(ConfigError, match=words):
         recipes.resolve(None, {}, settings, base)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["list", "shelves"], ["compress", "--residual", "x"]]
+)
+def test_what_is_refused_before_a_command_runs_is_one_line(arguments, capsys):
+    assert cli._run(arguments, debug=False) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

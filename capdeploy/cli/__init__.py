@@ -93,7 +93,8 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         click.echo(error.format_message())
         return error.exit_code
     except click.ClickException as error:
-        return _stop(error.format_message(), error.exit_code)
+        # click lists choices one a line; an error is one line here.
+        return _stop(" ".join(error.format_message().split()), error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone (for example `| head`); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ SHELVES = ("strategies", "runtimes", "data", "trackers", "architectures")
 
 
 @click.command()
-@click.argument("shelf", type=click.Choice([*SHELVES, "classes"]))
+@click.argument("shelf", metavar="SHELF", type=click.Choice([*SHELVES, "classes"]))
 @click.option("--data", help="Whose classes to list, as compress takes it.")
 @click.option("--split", help="Of data that has no test part, for example 80/20.")
 @format_option
