@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision import models
 
 
 class Chain(nn.Module):
@@ -195,3 +196,19 @@ def fixed() -> nn.Module:
 
 def not_a_network() -> int:
     return 3
+
+
+def vgg(num_classes: int = 10) -> nn.Module:
+    """torchvision's VGG, thin: the head of a real one has over a hundred million weights."""
+    features = models.vgg.make_layers([16, "M", 32, "M", 64, 64, "M"], batch_norm=True)
+    with torch.device("meta"):  # that head is not even drawn
+        network = models.VGG(features, init_weights=False)
+    network.classifier = nn.Sequential(
+        nn.Linear(64 * 49, 64), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(64, num_classes)
+    )
+    return network
+
+
+def vit(num_classes: int = 10) -> nn.Module:
+    """torchvision's vision transformer, small."""
+    return models.VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=num_classes)

@@ -9,10 +9,10 @@ from capdeploy.zoo import SOURCES
 
 FEW = (  # one of each kind; those that are large, or like one of these, are nightly's
     "resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "regnet_y_400mf",
-    "vgg11_bn", "timm:resnet10t", "cifar_resnet:resnet20", "tests.nets:Wild",
+    "tests.nets:vgg", "timm:resnet10t", "cifar_resnet:resnet20", "tests.nets:Wild",
 )  # fmt: skip
 # Their heads are not recognised, or there is nothing to prune but attention.
-REFUSED = {"vit_b_16": "self-attention", "timm:vit_tiny_patch16_224": "self-attention"}
+REFUSED = {"tests.nets:vit": "self-attention", "timm:vit_tiny_patch16_224": "self-attention"}
 
 
 def right(row):
