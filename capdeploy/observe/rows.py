@@ -38,11 +38,6 @@ def inputs_of(layer: nn.Module) -> int:
     return layer.get_parameter("weight").flatten(1).shape[1]
 
 
-def rows_of(layer: nn.Module, positions: int) -> int:
-    """Count the rows that one image gives, of so many output positions."""
-    return min(POSITIONS if is_linear_map(layer) else POSITIONS_IN_GROUPS, positions)
-
-
 def kept_channels(
     layer: nn.Module, outputs: torch.Tensor, kept: tuple[int, ...] | None
 ) -> torch.Tensor:
@@ -119,4 +114,5 @@ def input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 def _places(layer: nn.Module, positions: int) -> torch.Tensor:
     """Choose output positions, the same for every batch and for both networks."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randperm(positions, generator=generator)[: rows_of(layer, positions)]
+    most = POSITIONS if is_linear_map(layer) else POSITIONS_IN_GROUPS
+    return torch.randperm(positions, generator=generator)[:most]

@@ -28,7 +28,6 @@ from capdeploy.observe.rows import (
     is_grouped_map,
     kept_channels,
     output_rows,
-    rows_of,
 )
 from capdeploy.observe.walk import Arrival, Batch, Walk
 from capdeploy.progress import Say
@@ -37,14 +36,13 @@ from capdeploy.samples import Images
 from capdeploy.values.plan import LayerCut, PruningPlan
 
 RIDGE = 1e-2
+"""In units of the mean square of a layer's inputs."""
 ROWS_PER_INPUT = 20
-"""Rows of a regression for each unknown of a filter; more make it slower, not better."""
+"""Rows of a regression for each unknown of a filter; with fewer of them the ridge is higher."""
 STEADY = 1e-6
 """Share of its mean square below which an input's variance counts for no more."""
 SILENT = 1e-3
 """Share of a norm's largest scale below which a channel counts as silenced."""
-FEWEST = 256
-"""Images that every layer is shown at least: rows of one image are much alike."""
 
 
 def reconstruct(
@@ -67,8 +65,7 @@ def reconstruct(
     plan : PruningPlan
         Which channels remain.
     images : Sequence[Images]
-        Training images, of dropped classes too; no labels are needed. Layers with few unknowns
-        are shown fewer of them.
+        Training images, of dropped classes too; no labels are needed.
     batch_size : int
         Images per pass.
     say : Say
@@ -82,20 +79,17 @@ def reconstruct(
     module = cut.copy_module().eval()
     cuts = {entry.layer: entry for entry in plan.layers}
     wishes = _wishes(cut, module, cuts, _behind(intact, plan))
-    parts = [part for source in images for part in _parts(source, batch_size)]
-    batches = [batch for batch, _ in parts]
+    batches = [batch for source in images for batch in _batches(source, batch_size)]
     here, there = Walk(module, batches), Walk(intact.module, batches)
-    for done, (name, count) in enumerate(wishes.items()):
+    for done, name in enumerate(wishes):
         layer, whole = module.get_submodule(name), intact.module.get_submodule(name)
         norm = module.get_submodule(cut.trace.norm_of[name]) if name in cut.trace.norm_of else None
-        share = count / sum(map(len, images))
-        which = [place for place, (_, begins) in enumerate(parts) if begins < share]
         kept = cuts[name].kept_out if name in cuts else None
         # The head's cut is in the intact network already: it is the head-cut one.
         if name == intact.head and intact.head_cut:
             kept = None
         sums = _Sums(getattr(layer, "groups", 1))
-        for place in which:
+        for place in range(len(batches)):
             mine, theirs = here.at(name, place), there.at(name, place)
             with torch.no_grad():
                 wanted = _wanted(whole, norm, kept, theirs, mine)
@@ -145,30 +139,27 @@ def _behind(intact: Model, plan: PruningPlan) -> frozenset[str]:
 
 def _wishes(
     cut: Model, module: nn.Module, cuts: Mapping[str, LayerCut], off: frozenset[str]
-) -> dict[str, int]:
-    """List the layers that are solved, in order of execution, and the images each is shown."""
-    wishes: dict[str, int] = {}
+) -> list[str]:
+    """List the layers that are solved, in order of execution."""
+    wishes: list[str] = []
     for name in cut.trace.filters:
         layer = module.get_submodule(name)
         small = is_grouped_map(layer) and inputs_of(layer) <= LARGEST
         # Behind the first layer that lost inputs, all inputs are a little off; every layer helps.
         lost = name in off or (name in cuts and cuts[name].kept_in is not None)
-        behind = bool(wishes) or lost
-        if small and behind and cut.trace.calls[name] == 1:
-            each = rows_of(layer, cut.trace.positions[name])
-            wishes[name] = max(FEWEST, ROWS_PER_INPUT * inputs_of(layer) // each)
+        if small and (wishes or lost) and cut.trace.calls[name] == 1:
+            wishes.append(name)
     return wishes
 
 
-def _parts(source: Images, batch_size: int) -> Iterator[tuple[Batch, float]]:
-    """Split a source into batches, each with the share of the source that lies before it."""
+def _batches(source: Images, batch_size: int) -> Iterator[Batch]:
     for start in range(0, len(source), batch_size):
         places = np.arange(start, min(start + batch_size, len(source)))
 
         def batch(places: npt.NDArray[np.int64] = places) -> torch.Tensor:
             return torch.from_numpy(source.preprocessing.apply(source.pixels(places)))
 
-        yield batch, start / len(source)
+        yield batch
 
 
 class _Sums:
@@ -217,7 +208,9 @@ def _solve(layer: nn.Module, norm: nn.Module | None, sums: _Sums) -> None:
     # What of the means cannot be absorbed anywhere has to be fitted by the weights.
     if bias is None and not isinstance(norm, NORMS):
         xx, xy = xx + mean_x.mT @ mean_x, xy + mean_x.mT @ mean_y
-    ridge = RIDGE * torch.maximum(_level(xx), least)
+    # A linear layer has one row an image: few of them would be learnt by heart.
+    scarce = max(1.0, ROWS_PER_INPUT * xx.shape[1] / sums.rows)
+    ridge = RIDGE * scarce * torch.maximum(_level(xx), least)
     damped = xx + ridge[:, None, None] * torch.eye(xx.shape[1], dtype=xx.dtype)
     solved = present + torch.linalg.solve(damped, xy - xx @ present)
     with torch.no_grad():

@@ -126,7 +126,7 @@ class Recipe(Common):
         default=None, description="re-solve consumers of cut channels; None: if epochs is 0"
     )
     reconstruct_images: int = Field(
-        default=4096, ge=2, description="of the kept classes, at most; as many of dropped ones"
+        default=2048, ge=2, description="of the kept classes, at most; as many of dropped ones"
     )
     distill: bool = True
     dropped_images: float = Field(

@@ -8,6 +8,7 @@ import torch
 from capdeploy.observe.walk import Walk
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply
+from capdeploy.train import reconstruct as module
 from capdeploy.train.reconstruct import reconstruct
 from tests import nets
 from tests.conftest import shaken, wrap
@@ -74,6 +75,45 @@ def test_reconstruction_brings_the_answers_closer(residual, digits):
     images, _ = next(digits.validation.batches(16))
     wanted, broken, mended = answers(images, narrow, cut, solved)
     assert closer(mended, broken, wanted, 0.3)
+
+
+def test_every_layer_learns_from_every_image(residual, digits):
+    narrow, plan = draw(residual, 0.5, align=4)
+    cut = apply.cut(residual, plan)
+    assert len(digits.train) > 320
+    found, other = (
+        reconstruct(
+            narrow, cut, plan, [digits.train.first(count)], batch_size=64, say=Quiet()
+        ).module.state_dict()
+        for count in (300, len(digits.train))
+    )
+    before = cut.module.state_dict()
+    solved = [name for name, value in found.items() if name.endswith("weight")
+              and not torch.equal(value, before[name])]  # fmt: skip
+    assert len(solved) > 4
+    assert not any(torch.equal(found[name], other[name]) for name in solved)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_images_are_not_learnt_by_heart(seed, monkeypatch):
+    """A head of 32 inputs, off by a little, and 48 images with some noise: what of new ones?"""
+    torch.manual_seed(seed)
+    truth, off = torch.randn(4, 32), 0.2 * torch.randn(4, 32)
+    inputs = torch.randn(48, 32)
+    wanted = inputs @ truth.T + torch.randn(48, 4)
+
+    def error():
+        layer = torch.nn.Linear(32, 4)
+        with torch.no_grad():
+            layer.weight.copy_(truth + off)
+        sums = module._Sums(1)
+        sums.add(inputs, wanted)
+        module._solve(layer, None, sums)
+        return float((layer.weight.detach() - truth).square().sum())
+
+    careful = error()
+    monkeypatch.setattr(module, "ROWS_PER_INPUT", 0)
+    assert careful < 0.9 * error()
 
 
 @pytest.mark.parametrize("groups", [4, 16])
