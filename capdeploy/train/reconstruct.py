@@ -3,7 +3,7 @@
 A layer that lost input channels can make up for much of the loss with those that remain: its
 weights are the ridge regression from its present inputs to the outputs it used to have. Layers
 are solved in order of execution, so each one also makes up for what is left of earlier errors.
-No labels, no gradients; sums over a few hundred images.
+No labels, no gradients; sums over images.
 
 He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017, sections 3.1
 (the least-squares step) and 3.3 (the last layer of a residual branch makes up for what the shortcut
