@@ -211,4 +211,7 @@ def vgg(num_classes: int = 10) -> nn.Module:
 
 def vit(num_classes: int = 10) -> nn.Module:
     """torchvision's vision transformer, small."""
-    return models.VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=num_classes)
+    return models.VisionTransformer(
+        image_size=64, patch_size=16, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64,
+        num_classes=num_classes,
+    )  # fmt: skip
