@@ -126,6 +126,7 @@ def by_torch_pruning(planned, wanted: Recipe, importance: str) -> Model:
         )  # fmt: skip
         if importance == "tp-taylor":
             for batch, labels in images.batches(wanted.batch_size):
+                batch, labels = batch.to(planned.narrow.device), labels.to(planned.narrow.device)
                 F.cross_entropy(module(batch), labels).backward()
         pruner.step()
         module.zero_grad()
@@ -178,15 +179,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    base = recipe(options.network, options.data)
+    base = recipe(options.network, options.data, options.settings)
     planned = pipeline.plan(base, Quiet())
     test = planned.samples.open_test()
     reference = evaluate.accuracy(planned.narrow, test, stage="", batch_size=64)
-    print(f"head cut: {reference.top1:.1%}, n = {reference.images}", file=sys.stderr)
+    print(f"head cut: {reference.top1:.1%}, n = {reference.images}, on {planned.narrow.device}",
+          file=sys.stderr)  # fmt: skip
     recoveries = options.recoveries.split(",")
     print("| strategy | budget | MACs | " + " | ".join(recoveries) + " |")
     print("|:--|--:|--:|" + "--:|" * len(recoveries))
     for name in options.strategies.split(","):
+        grounds: dict[int, Ground] = {}  # scores are the same for every budget
         for budget in options.budgets.split(","):
             found: dict[str, list[Found]] = {recovery: [] for recovery in recoveries}
             fewer = []
@@ -197,7 +200,7 @@ def main() -> None:
                     seed=seed, epochs=options.epochs, allocation=options.allocation,
                     **budget_of(budget),
                 )  # fmt: skip
-                fewer.append(one(name, wanted, planned, test, recoveries, found))
+                fewer.append(one(name, wanted, planned, test, recoveries, found, grounds))
                 print(f"{name} {budget} seed {seed}: {time.monotonic() - began:.0f} s "
                       f"{ {key: values[-1:] for key, values in found.items()} }",
                       file=sys.stderr, flush=True)  # fmt: skip
@@ -206,7 +209,7 @@ def main() -> None:
                   + " | ".join(cells) + " |", flush=True)  # fmt: skip
 
 
-def one(name, wanted, planned, test, recoveries, found) -> float:
+def one(name, wanted, planned, test, recoveries, found, grounds) -> float:
     before = planned.narrow.geometry.cost().macs
     if name.startswith("tp-"):
         with warnings.catch_warnings():
@@ -217,6 +220,16 @@ def one(name, wanted, planned, test, recoveries, found) -> float:
             if model is not None:
                 found[recovery].append(judge(model, planned.narrow, test))
         return before / cut.geometry.cost().macs
+    if wanted.seed not in grounds:
+        grounds[wanted.seed] = ground_of(name, wanted, planned)
+    plan = planning.draw(grounds[wanted.seed], wanted.budgets()[0])
+    cut = apply.cut(planned.full, plan)
+    for recovery, model in recovered(plan, cut, planned, wanted, recoveries).items():
+        found[recovery].append(judge(model, planned.narrow, test))
+    return before / plan.after.macs
+
+
+def ground_of(name, wanted, planned) -> Ground:
     classes = planned.full.classes
     head_cut, full = head.cut_of(planned.full, classes), planned.full.geometry.cost()
     if name in FORMS:
@@ -226,16 +239,10 @@ def one(name, wanted, planned, test, recoveries, found) -> float:
             planned.narrow, found_groups, shown, None, wanted.batch_size, wanted.seed
         )
         scores = score.judge(name, FORMS[name], judged)
-        ground = Ground(scores, found_groups, planned.narrow.geometry, head_cut, full)
-    else:
-        ground = scoring.ground(
-            wanted, planned.narrow, planned.samples, Quiet(), head=head_cut, full=full
-        )
-    plan = planning.draw(ground, wanted.budgets()[0])
-    cut = apply.cut(planned.full, plan)
-    for recovery, model in recovered(plan, cut, planned, wanted, recoveries).items():
-        found[recovery].append(judge(model, planned.narrow, test))
-    return before / plan.after.macs
+        return Ground(scores, found_groups, planned.narrow.geometry, head_cut, full)
+    return scoring.ground(
+        wanted, planned.narrow, planned.samples, Quiet(), head=head_cut, full=full
+    )
 
 
 def judge(model: Model, teacher: Model, test) -> Found:

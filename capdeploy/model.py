@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,14 @@ class Model:
         """Cost of every layer at any width."""
         return geometry(self.module, self.trace)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; images are brought there."""
+        return device_of(self.module)
+
     def example(self, batch: int = 2) -> torch.Tensor:
-        """Make a fixed random input of the right shape, (batch, 3, H, W)."""
-        return example(self.preprocessing, batch)
+        """Make a fixed random input of the right shape, (batch, 3, H, W), where the network is."""
+        return example(self.preprocessing, batch).to(self.device)
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         """Map labels 0..k-1 of the kept classes to outputs of this network."""
@@ -81,12 +87,24 @@ class Model:
 
     def with_module(self, module: nn.Module, **changes: Any) -> Model:
         """Return a model of another module of the same origin, traced anew."""
-        fresh = trace(module, self.example())
+        fresh = trace(module, example(self.preprocessing).to(device_of(module)))
         return replace(self, module=module, trace=fresh, **changes)
+
+    def on(self, device: str | torch.device) -> Model:
+        """Return the model on another device, ``cpu`` or ``cuda``; itself if it is there."""
+        if self.device.type == torch.device(device).type:
+            return self
+        return self.with_module(self.copy_module().to(device))
 
     def copy_module(self) -> nn.Module:
         """Return a deep copy of the module, free to be changed."""
         return copy.deepcopy(self.module)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a network's first tensor; the CPU if it has none."""
+    first = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def example(preprocessing: Preprocessing, batch: int = 2) -> torch.Tensor:

@@ -46,6 +46,8 @@ class TorchSession:
         network = rebuild.from_plan(
             checkpoint.architecture, checkpoint.outputs, plan, bundle.path(WEIGHTS)
         )
+        # On tensor cores single precision has ten bits: fast, and another row than fp32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         network = network.to(torch.device(device))
         used = {parameter.device.type for parameter in network.parameters()}
         if used != {device}:
@@ -59,7 +61,7 @@ class TorchSession:
             "version": torch.__version__,
         }
         if device == "cuda":
-            self.effective["tf32"] = str(torch.backends.cudnn.allow_tf32)
+            self.effective["tf32"] = "off"
 
     def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Answer a batch; copies to and from the device are part of it, and wait for it."""

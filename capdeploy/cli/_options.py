@@ -144,6 +144,11 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--patience", int, "Epochs without a better validation before stopping."),
     ("--batch-size", int, "Images per step."),
     ("--seed", int, "Of sampling, training and random scores."),
+    (
+        "--device",
+        click.Choice(["auto", "cpu", "cuda"]),
+        "Where to score and train; auto: a GPU if there is one.",
+    ),
     ("--track", Words(), f"Keep curves and results: {_names('trackers', 'tracker')}; offline."),
     ("--track-folder", str, "Where trackers keep theirs."),
     ("--max-accuracy-drop", float, "Top-1 points a network may lose; more is exit code 1."),
@@ -188,8 +193,8 @@ DEFAULTS = {
     "--floor": "0", "--skip-first": "0", "--residual": "prune", "--depth": "keep",
     "--bn-images": "1024", "--epochs": "3", "--optimizer": "adamw", "--weight-decay": "0.0001",
     "--clip": "1", "--dropped-images": "3", "--patience": "5", "--batch-size": "32",
-    "--seed": "0", "--track-folder": "capdeploy-tracking", "--parity-atol": "0.0001",
-    "--bundle-images": "128", "--precision": "fp32", "--max-drop": "1",
+    "--seed": "0", "--device": "auto", "--track-folder": "capdeploy-tracking",
+    "--parity-atol": "0.0001", "--bundle-images": "128", "--precision": "fp32", "--max-drop": "1",
     "--profile": "this-host", "--bench-seconds": "3",
     "--trust-checkpoint/--no-trust-checkpoint": "no-trust-checkpoint",
     "--freeze-bn/--train-bn": "train-bn", "--balance/--no-balance": "no-balance",
@@ -243,14 +248,14 @@ SHARED = frozenset(
         "--channel-order", "--resize", "--crop", "--interpolation", "--classes",
         "--samples-per-class", "--validation-share", "--max-bad-images", "--cache-mib", "--lr",
         "--optimizer", "--weight-decay", "--clip", "--augment", "--patience", "--batch-size",
-        "--seed", "--track", "--track-folder", "--freeze-bn/--train-bn", "--balance/--no-balance",
+        "--seed", "--device", "--track", "--track-folder", "--freeze-bn/--train-bn",
+        "--balance/--no-balance",
     }
 )  # fmt: skip
 TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("--arch", str, "torchvision name, timm:NAME, module:callable or file.py:callable."),
     ("--init", str, "Checkpoint to start from; a head of another width begins fresh."),
     ("--epochs", int, "Most passes over the training images."),
-    ("--device", click.Choice(["auto", "cpu", "cuda"]), "Default: auto, a GPU if there is one."),
 )
 
 

@@ -46,6 +46,7 @@ def export(model: Model, path: Path, facts: Mapping[str, str]) -> int:
         If the network is larger than an ONNX file can be, the exporter fails, or its file has
         another opset, a fixed batch, or external data.
     """
+    model = model.on("cpu")
     size = 4 * sum(value.numel() for value in model.module.state_dict().values())
     if size >= LARGEST:
         raise StepFailedError(

@@ -100,6 +100,7 @@ def export(
     StepFailedError
         If the exporter fails.
     """
+    model = model.on("cpu")  # whose answers every runtime is compared with
     # Few images are shown again, so that every batch size is really tried.
     shown = np.resize(np.arange(len(images)), max(10, min(len(images), settings.parity_images)))
     inputs = images.preprocessing.apply(images.pixels(shown))
@@ -194,6 +195,7 @@ def seal(
     check_images : int
         How many images go along.
     """
+    model = model.on("cpu")
     state = {name: value.contiguous() for name, value in model.module.state_dict().items()}
     save_file(state, folder / bundle.WEIGHTS)
     chosen = test.take(check_images, seed=0)

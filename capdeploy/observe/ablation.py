@@ -66,8 +66,8 @@ def ablations(
         for tap, name in speaks_for.items():
             with tapped(network, [tap], hook):
                 for order in orders[name]:
-                    present[tap] = torch.ones(len(order))
-                    rise = torch.zeros(len(images), len(order))
+                    present[tap] = torch.ones(len(order), device=images.device)
+                    rise = torch.zeros(len(images), len(order), device=images.device)
                     before = whole
                     for filter_ in order.tolist():
                         present[tap][filter_] = 0.0

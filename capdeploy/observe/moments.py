@@ -137,7 +137,8 @@ def collect(
 def _direction(answers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Draw (N, K) directions with covariance diag(p) - pp' for each image's answers p."""
     softened = torch.softmax(answers, dim=1)
-    noise = torch.randn(answers.shape, generator=generator) * softened.sqrt()
+    # Drawn on the CPU, so that the directions are the same everywhere.
+    noise = torch.randn(answers.shape, generator=generator).to(answers) * softened.sqrt()
     return noise - softened * noise.sum(dim=1, keepdim=True)
 
 

@@ -60,7 +60,7 @@ def kept_channels(
     if kept is None:
         return outputs
     axis = outputs.ndim - 1 if isinstance(layer, nn.Linear) else 1
-    return outputs.index_select(axis, torch.tensor(kept))
+    return outputs.index_select(axis, torch.tensor(kept, device=outputs.device))
 
 
 def output_rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ def output_rows(layer: nn.Module, outputs: torch.Tensor) -> torch.Tensor:
     if isinstance(layer, nn.Linear):
         return outputs.reshape(-1, outputs.shape[-1])
     maps = outputs.flatten(2)
-    return maps[:, :, _places(layer, maps.shape[2])].transpose(1, 2).flatten(0, 1)
+    return maps[:, :, _places(layer, maps.shape[2]).to(maps.device)].transpose(1, 2).flatten(0, 1)
 
 
 def input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,7 @@ def input_rows(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     framed = F.pad(inputs, (left, right, above, below))
     (tall, wide), (down, across) = shape.kernel, shape.dilation
     height, width = shape.output
-    places = _places(layer, height * width)
+    places = _places(layer, height * width).to(inputs.device)
     rows, columns = places // width * shape.stride[0], places % width * shape.stride[1]
     patches = [
         framed[:, :, rows + row * down, columns + column * across]

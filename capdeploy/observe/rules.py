@@ -118,7 +118,7 @@ def _box(
 ) -> torch.Tensor:
     layer = halves.layer
     low, high = (
-        torch.tensor(bound, dtype=inputs.dtype)[None, :, None, None].expand_as(inputs)
+        inputs.new_tensor(bound)[None, :, None, None].expand_as(inputs)
         for bound in rules.bounds or ((), ())
     )
 

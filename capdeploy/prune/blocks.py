@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from capdeploy.model import Model
+from capdeploy.model import Model, device_of
 from capdeploy.observe.taps import evaluating, tapped
 from capdeploy.rebuild import NORMS, REMAINS
 from capdeploy.values.group import Block, Remains
@@ -93,7 +93,7 @@ def _named(name: str, module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> 
 def _left(module: nn.Module, shape: tuple[int, ...]) -> Remains | None:
     """Say what is left of a module without its weights, if it hands its input on."""
     silent = copy.deepcopy(module).eval()
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device_of(module))
     with torch.no_grad():
         for weight in (*silent.parameters(), *silent.buffers()):
             weight.zero_()

@@ -71,7 +71,7 @@ def curves(
     stored = workplace.recall(file) if file is not None else None
     if isinstance(stored, dict):
         return {name: tuple(curve) for name, curve in stored.items()}
-    batches = [batch for batch, _ in images.batches(batch_size)]
+    batches = [batch.to(model.device) for batch, _ in images.batches(batch_size)]
     with torch.no_grad(), evaluating(model.module):
         whole = [F.log_softmax(model.module(batch), dim=1) for batch in batches]
         found: Curves = {}

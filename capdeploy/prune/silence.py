@@ -42,6 +42,7 @@ def silenced(
     def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         silent = output.clone()
         axis = silent.ndim - 1 if isinstance(layer, nn.Linear) else 1
-        return silent.index_fill_(axis, torch.tensor(masks[name], dtype=torch.long), 0.0)
+        places = torch.tensor(masks[name], dtype=torch.long, device=silent.device)
+        return silent.index_fill_(axis, places, 0.0)
 
     return tapped(module, masks, hook)

@@ -18,6 +18,9 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
+# On tensor cores single precision has ten bits: fast, and another row than fp32.
+OPTIONS = {"cuda": {"use_tf32": "0"}}
+
 
 def _library() -> Any:
     # Before the import: some builds open a telemetry channel while they load.
@@ -50,10 +53,9 @@ class _Session:
             if hasattr(ort, "preload_dlls"):  # from 1.21 on
                 ort.preload_dlls()
         provider = PROVIDERS[device]
+        given = (provider, OPTIONS.get(device, {}))
         try:
-            self._session = ort.InferenceSession(
-                str(bundle.graph_path), options, providers=[provider]
-            )
+            self._session = ort.InferenceSession(str(bundle.graph_path), options, providers=[given])
         except Exception as error:
             if device == "cpu":
                 raise

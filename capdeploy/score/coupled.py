@@ -91,7 +91,7 @@ def _moments(judged: Judged, temperature: float) -> Mapping[str, moments.Moments
 
 def _consumer(module: nn.Module, member: Member, seen: moments.Moments) -> Consumer:
     layer = module.get_submodule(member.layer)
-    weight = layer.get_parameter("weight").detach().flatten(1).double().T
+    weight = layer.get_parameter("weight").detach().cpu().flatten(1).double().T
     kernel = layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
     # A channel owns its kernel's inputs; behind a flatten one for each position; or none.
     columns = [
@@ -104,9 +104,9 @@ def _consumer(module: nn.Module, member: Member, seen: moments.Moments) -> Consu
     read = [channel for channel, owned in enumerate(columns) if owned]
     place[read] = torch.arange(len(read))
     return Consumer(
-        covariance=seen.covariance(),
+        covariance=seen.covariance().cpu(),
         weight=weight,
-        importance=seen.importance / max(1, seen.gradients),
+        importance=seen.importance.cpu() / max(1, seen.gradients),
         columns=torch.tensor([columns[channel] for channel in read]),
         place=place,
     )
@@ -127,4 +127,4 @@ def _coupled_weights(module: nn.Module, group: Group) -> torch.Tensor:
                 continue  # a depthwise filter is an output already
             rows_ = rows_.flatten(1) if rows_.ndim > 1 else rows_[:, None]
             parts.append(torch.stack([rows_[list(p)].flatten() for p in member.positions]))
-    return torch.cat(parts, dim=1)[None, ..., None].double()
+    return torch.cat(parts, dim=1)[None, ..., None].cpu().double()

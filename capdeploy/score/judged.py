@@ -40,10 +40,13 @@ class Judged:
     batch_size: int
     seed: int
 
-    def batches(self, images: Images | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield images of the kept classes and their targets."""
-        for batch, labels in (images or self.images).batches(self.batch_size):
-            yield batch, self.model.targets(labels)
+    def batches(
+        self, images: Images | None = None, size: int | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield images, of the kept classes if no others are given, and targets, to the model."""
+        device = self.model.device
+        for batch, labels in (images or self.images).batches(size or self.batch_size):
+            yield batch.to(device), self.model.targets(labels).to(device)
 
     def generator(self, layer: str) -> torch.Generator:
         """Return a layer's own source of chance."""

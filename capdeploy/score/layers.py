@@ -32,7 +32,7 @@ class _Running:
         self.counts = torch.zeros(self.classes, dtype=torch.float64)
 
     def add(self, statistic: torch.Tensor, labels: torch.Tensor) -> None:
-        values = statistic.detach().double()
+        values, labels = statistic.detach().cpu().double(), labels.cpu()
         sums = torch.zeros(self.classes, *values.shape[1:], dtype=torch.float64)
         sums.index_add_(0, labels, values)
         self.counts += torch.bincount(labels, minlength=self.classes)
@@ -100,9 +100,9 @@ class _Scorer:
 
     def batches(self, size: int | None = None, images: Images | None = None) -> signals.Batches:
         """Yield images and targets; what is told until the next batch belongs to this one."""
-        for batch, labels in (images or self.judged.images).batches(size or self.judged.batch_size):
-            self._labels = self.judged.model.targets(labels)
-            yield batch, self._labels
+        for batch, targets in self.judged.batches(images, size):
+            self._labels = targets
+            yield batch, targets
 
     def tell(self, layer: str, values: torch.Tensor) -> None:
         """Add what was seen of one layer for the present batch."""

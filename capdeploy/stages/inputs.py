@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from capdeploy import labels, model, samples, weights
 from capdeploy.data import Dataset
-from capdeploy.errors import UntrustedError
+from capdeploy.errors import ArchitectureError, MissingDeviceError, UntrustedError
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Samples
@@ -104,8 +105,14 @@ def open_inputs(recipe: Recipe, say: Say) -> Inputs:
     Returns
     -------
     Inputs
-        Models and images.
+        Models, on the recipe's device, and images.
+
+    Raises
+    ------
+    MissingDeviceError
+        If a GPU is asked for and there is none.
     """
+    device = device_of(recipe)
     dataset = dataset_of(recipe)
     file = Path(recipe.checkpoint)
     origin = weights.read_origin(file)
@@ -135,8 +142,39 @@ def open_inputs(recipe: Recipe, say: Say) -> Inputs:
     say.step("cut the head")
     full = with_classes(opened, classes, names)
     narrow = full if recipe.keep_head else head.cut(full, classes)
+    full, narrow = (_brought(each, recipe, device, say) for each in (full, narrow))
     _tell_mismatch(narrow, images, recipe.batch_size, say)
     return Inputs(full, narrow, images)
+
+
+def _brought(model: Model, recipe: Recipe, device: str, say: Say) -> Model:
+    """Bring a network to a device; some can only run on the CPU, where their own tensors are."""
+    try:
+        return model.on(device)
+    except ArchitectureError as error:  # it ran on the CPU, so it is the device
+        why = str(error.__cause__ or error).splitlines()[0]
+        if recipe.device != "auto":
+            raise ArchitectureError(
+                f"the network does not run on {device}: {why}; use --device cpu"
+            ) from error
+        say.note(f"the network does not run on {device}: {why}; it stays on the CPU")
+        return model
+
+
+def device_of(recipe: Common) -> str:
+    """Say where networks are scored and trained, ``cpu`` or ``cuda``.
+
+    On a GPU products of matrices are computed in single precision and by algorithms that give the
+    same answer every time, as on the CPU.
+    """
+    here = torch.cuda.is_available()
+    if recipe.device == "cuda" and not here:
+        raise MissingDeviceError("no such device: torch sees no CUDA GPU here; use --device cpu")
+    if not here or recipe.device == "cpu":
+        return "cpu"
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    return "cuda"
 
 
 def dataset_of(recipe: Common) -> Dataset:

@@ -123,7 +123,7 @@ class Journal:
         present = [name for name in STATES if getattr(made, name) is not None]
         for name in present:
             state = getattr(made, name).module.state_dict()
-            tensors = {key: value.contiguous() for key, value in state.items()}
+            tensors = {key: value.cpu().contiguous() for key, value in state.items()}
             save_file(tensors, folder / f"{name}.safetensors")
         record = Finished(
             name=made.name, plan=made.plan, states=tuple(present),
@@ -179,7 +179,7 @@ class Journal:
         if file.stem == "rejecting":
             plan = reject.extended(plan, base.head, require_classes(base), plan.after)
         network = rebuild.from_plan(origin.architecture, origin.outputs, plan, file)
-        return base.with_module(network)
+        return base.with_module(network.to(base.device))
 
 
 def salvage(work: Path, say: Say) -> bool:

@@ -21,11 +21,10 @@ from capdeploy import (
     weights,
     workplace,
 )
-from capdeploy.errors import MissingDeviceError
 from capdeploy.model import Model
 from capdeploy.observe.trace import trace
 from capdeploy.progress import Say
-from capdeploy.stages.inputs import dataset_of, preprocessing, samples_of
+from capdeploy.stages.inputs import dataset_of, device_of, preprocessing, samples_of
 from capdeploy.stages.making import settings_of
 from capdeploy.train import evaluate, finetune, keep
 from capdeploy.train.course import Course
@@ -65,7 +64,7 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     OutputExistsError
         If beginning anew would delete the checkpoint that it begins with.
     """
-    device = _device(recipe)
+    device = device_of(recipe)
     if anew and recipe.init is not None:
         workplace.refuse_losing(folder, Path(recipe.init))
     began = time.monotonic()
@@ -74,7 +73,9 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     wanted = preprocessing(recipe, dataset)
     linked = {name: index for index, name in enumerate(dataset.names)}
     classes, chosen = labels.choose(recipe.classes, linked, len(linked), aliases=dataset.aliases)
-    fresh = begin(recipe, classes, wanted, say)  # before images are decoded, which takes longer
+    fresh = begin(recipe, classes, wanted, say).on(
+        device
+    )  # before images are decoded, which takes longer
     images = samples_of(recipe, dataset, chosen, classes, wanted, say)
     origin = Origin(architecture=fresh.checkpoint.architecture, labels=classes.names, input=wanted)
     say.step(f"train {recipe.arch} on {device}, {len(images.train)} images")
@@ -85,7 +86,7 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     (folder / RECIPE).write_text(words)
     course = Course(images.train, images.validation, balance=recipe.balance, augment=recipe.augment)
     amp = device == "cuda" and torch.cuda.is_bf16_supported() if recipe.amp is None else recipe.amp
-    settings = replace(settings_of(recipe, recipe.epochs), device=device, amp=amp)
+    settings = replace(settings_of(recipe, recipe.epochs), amp=amp)
     keeper = keep.Folder(folder, origin, words)
     best, record = finetune.run(fresh, course, settings, say, keeper)
     say.step("judge on the test split")
@@ -125,10 +126,3 @@ def begin(recipe: TrainRecipe, classes: ClassSubset, wanted: Preprocessing, say:
         outputs=outputs, stored_dtype="float32", input=wanted, labels=classes.names,
     )  # fmt: skip
     return Model(module, checkpoint, wanted, seen, ours, head_cut=True)
-
-
-def _device(recipe: TrainRecipe) -> str:
-    here = torch.cuda.is_available()
-    if recipe.device == "cuda" and not here:
-        raise MissingDeviceError("no such device: torch sees no CUDA GPU here; use --device cpu")
-    return "cuda" if here and recipe.device != "cpu" else "cpu"

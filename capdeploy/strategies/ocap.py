@@ -36,7 +36,7 @@ def _per_image(seen: Seen) -> torch.Tensor:
 
 
 def _rank_percentile(values: torch.Tensor, slope: float) -> torch.Tensor:
-    norms = F.leaky_relu(values, slope).flatten(2).norm(dim=2).float().numpy()
+    norms = F.leaky_relu(values, slope).flatten(2).norm(dim=2).float().cpu().numpy()
     images, filters = norms.shape
     # Sorting is what this costs, and whole numbers sort ten times as fast as pairs of value and
     # place: the bits of floats that are not negative are ordered as the floats are, and the place

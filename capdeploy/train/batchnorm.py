@@ -53,7 +53,7 @@ def reestimate(model: Model, images: Images, *, batch_size: int) -> Model:
                 # A small last batch counts as little as it is; torch's own average over batches
                 # would count it like the others.
                 layer.momentum = len(batch) / seen
-            module(batch)
+            module(batch.to(model.device))
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return model.with_module(module.eval())

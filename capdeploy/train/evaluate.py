@@ -105,8 +105,7 @@ def tally(model: Model, images: Images, *, stage: str, batch_size: int) -> Tally
 def answered(model: Model, images: Images, batch_size: int) -> list[tuple[torch.Tensor, ...]]:
     """Return (logits, labels) of every batch, (n, outputs) float32 and (n,) int64."""
     with torch.no_grad(), evaluating(model.module):
-        device = next(model.module.parameters()).device
         return [
-            (model.module(batch.to(device)).float().cpu(), labels)
+            (model.module(batch.to(model.device)).float().cpu(), labels)
             for batch, labels in images.batches(batch_size)
         ]

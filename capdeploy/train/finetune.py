@@ -46,7 +46,7 @@ def run(
         A copy in the last state that validation does not speak against (`loop.Progress.weigh`),
         and the history.
     """
-    with _seeded(settings.seed):
+    with _seeded(settings.seed, model.device):
         rate = settings.learning_rate
         if rate is None:
             rate = find_rate(model, course, settings)
@@ -79,7 +79,7 @@ def find_rate(model: Model, course: Course, settings: Settings) -> float:
     ----------
     Smith, Cyclical learning rates for training neural networks, WACV 2017, section 3.3.
     """
-    module = model.copy_module().to(settings.device)
+    module = model.copy_module()
     settings.set_training(module)
     optimizer = make_optimizer(module, settings, RANGE_LOW)
     rates = np.geomspace(RANGE_LOW, RANGE_HIGH, RANGE_STEPS)
@@ -106,8 +106,8 @@ def _endless(model: Model, course: Course, settings: Settings) -> Iterator[Batch
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch for the block and put its state back, so that a library user is not disturbed."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from capdeploy.errors import CheckpointError, ConfigError
+from capdeploy.model import device_of
 from capdeploy.train.loop import Progress
 from capdeploy.values.report import Epoch
 from capdeploy.values.training import ORIGIN, Origin
@@ -94,7 +95,9 @@ class Folder:
             torch.set_rng_state(tensors["rng"])
             shuffle = np.random.default_rng()
             shuffle.bit_generator.state = notes["shuffle"]
-            device = next(module.parameters()).device
+            device = device_of(module)
+            if "rng.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["rng.cuda"], device)
             best = {name: value.to(device) for name, value in _part(tensors, "best.").items()}
             history = [Epoch.model_validate(epoch) for epoch in notes["history"]]
             return Progress(
@@ -127,6 +130,9 @@ class Folder:
             "rng": torch.get_rng_state(),
             "peak": torch.from_numpy(progress.peak),
         }
+        device = device_of(module)
+        if device.type == "cuda":
+            state["rng.cuda"] = torch.cuda.get_rng_state(device)
         origin = {ORIGIN: self._origin.model_dump_json(), "format": "pt"}
         save(now, self._folder / LAST, origin)
         save(progress.best_state, self._folder / BEST, origin)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from capdeploy.model import Model
+from capdeploy.model import Model, device_of
 from capdeploy.progress import Say
 from capdeploy.rebuild import NORMS
 from capdeploy.train.course import Batch, Course
@@ -45,8 +45,6 @@ class Settings:
         Images per step.
     seed : int
         Of the image order and of dropout.
-    device : str
-        Where to train: ``cpu`` or ``cuda``.
     amp : bool
         Compute in bfloat16 where that is safe (automatic mixed precision).
     freeze_bn : bool
@@ -63,7 +61,6 @@ class Settings:
     patience: int
     batch_size: int
     seed: int
-    device: str = "cpu"
     amp: bool = False
     freeze_bn: bool = False
 
@@ -177,7 +174,6 @@ def train(
     """Train a copy of a network at a known learning rate; see `finetune.run`."""
     module = model.copy_module()
     judge = model.with_module(module)
-    module.to(settings.device)
     optimizer = make_optimizer(module, settings, peak)
     progress = keeper.restore(module, optimizer) if keeper is not None else None
     if progress is None:
@@ -205,7 +201,7 @@ def train(
             keeper.keep(module, optimizer, progress)
         stale = progress.stale(settings.patience)
     module.load_state_dict(progress.best_state)
-    return model.with_module(module.to("cpu").eval()), Training(
+    return model.with_module(module.eval()), Training(
         learning_rate=peak, rate_found=settings.learning_rate is None,
         validation_images=len(course.validation), start_top1=progress.start,
         epochs=tuple(progress.history), best_epoch=progress.best_epoch,
@@ -250,8 +246,9 @@ def step(
     settings: Settings,
 ) -> float:
     """Make one step down the gradient and return the loss before it."""
-    images, targets = (part.to(settings.device, non_blocking=True) for part in batch)
-    with torch.autocast(settings.device, dtype=torch.bfloat16, enabled=settings.amp):
+    device = device_of(module)
+    images, targets = (part.to(device, non_blocking=True) for part in batch)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.amp):
         loss = loss_of(images, targets)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -79,7 +79,7 @@ def reconstruct(
     module = cut.copy_module().eval()
     cuts = {entry.layer: entry for entry in plan.layers}
     wishes = _wishes(cut, module, cuts, _behind(intact, plan))
-    batches = [batch for source in images for batch in _batches(source, batch_size)]
+    batches = [batch for source in images for batch in _batches(source, batch_size, cut.device)]
     here, there = Walk(module, batches), Walk(intact.module, batches)
     for done, name in enumerate(wishes):
         layer, whole = module.get_submodule(name), intact.module.get_submodule(name)
@@ -122,7 +122,7 @@ def _per_unit(norm: nn.Module | None, outputs: torch.Tensor) -> torch.Tensor:
     """Say how much a layer's outputs have to change for one unit behind its norm."""
     if not isinstance(norm, NORMS) or norm.running_var is None:
         return outputs.new_ones(())
-    scale = torch.ones(1) if norm.weight is None else norm.weight.detach()
+    scale = outputs.new_ones(1) if norm.weight is None else norm.weight.detach()
     # A channel that its norm all but silences cannot make up for anything.
     steep = scale.abs() > SILENT * scale.abs().max()
     width = (norm.running_var + norm.eps).sqrt()
@@ -152,12 +152,13 @@ def _wishes(
     return wishes
 
 
-def _batches(source: Images, batch_size: int) -> Iterator[Batch]:
+def _batches(source: Images, batch_size: int, device: torch.device) -> Iterator[Batch]:
     for start in range(0, len(source), batch_size):
         places = np.arange(start, min(start + batch_size, len(source)))
 
         def batch(places: npt.NDArray[np.int64] = places) -> torch.Tensor:
-            return torch.from_numpy(source.preprocessing.apply(source.pixels(places)))
+            inputs = source.preprocessing.apply(source.pixels(places))
+            return torch.from_numpy(inputs).to(device)
 
         yield batch
 
@@ -211,7 +212,7 @@ def _solve(layer: nn.Module, norm: nn.Module | None, sums: _Sums) -> None:
     # A linear layer has one row an image: few of them would be learnt by heart.
     scarce = max(1.0, ROWS_PER_INPUT * xx.shape[1] / sums.rows)
     ridge = RIDGE * scarce * torch.maximum(_level(xx), least)
-    damped = xx + ridge[:, None, None] * torch.eye(xx.shape[1], dtype=xx.dtype)
+    damped = xx + ridge[:, None, None] * torch.eye(xx.shape[1]).to(xx)
     solved = present + torch.linalg.solve(damped, xy - xx @ present)
     with torch.no_grad():
         weight.copy_(solved.mT.reshape(weight.shape).float())

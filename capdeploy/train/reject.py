@@ -193,5 +193,5 @@ def _read(model: Model, images: Sequence[Images], batch_size: int) -> tuple[Floa
     with torch.no_grad(), evaluating(module), tapped(module, [model.head], hook):
         for source in images:
             for batch, _ in source.batches(batch_size):
-                module(batch)
-    return torch.cat(read).double().numpy(), torch.cat(said).double().numpy()
+                module(batch.to(model.device))
+    return torch.cat(read).cpu().double().numpy(), torch.cat(said).cpu().double().numpy()

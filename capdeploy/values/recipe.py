@@ -58,6 +58,9 @@ class Common(Noun):
     patience: int = Field(default=5, ge=1, description="epochs without a better validation")
     batch_size: int = Field(default=32, ge=2)
     seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where networks are scored and trained; auto: cuda if any"
+    )
 
     track: tuple[str, ...] = Field(default=(), description="trackers that keep curves and results")
     track_folder: str = Field(
@@ -233,7 +236,6 @@ class TrainRecipe(Common):
     weight_decay: float = Field(default=5e-4, ge=0)
     patience: int = Field(default=10, ge=1, description="epochs without a better validation")
     batch_size: int = Field(default=128, ge=2)
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if any")
     amp: bool | None = Field(
         default=None, description="bfloat16 where it is safe; None: on a GPU that has it"
     )

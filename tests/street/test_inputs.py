@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from capdeploy import stages
+from capdeploy.cli import main
+from capdeploy.errors import ArchitectureError
 from capdeploy.progress import Quiet
+from capdeploy.stages.inputs import _brought
 from capdeploy.train import finetune
 from capdeploy.train.course import Course
 from tests import nets
@@ -77,3 +81,41 @@ def test_mixed_precision_trains_too(digits):
     tuned, record = finetune.run(model, Course(digits.train, digits.validation), settings, Quiet())
     assert record.epochs[-1].loss < record.epochs[0].loss
     assert {str(value.dtype) for value in tuned.module.parameters()} == {"torch.float32"}
+
+
+class Homesick(nets.Residual):
+    """A network with a tensor that stays on the CPU wherever the others go."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.ones(10)
+
+    def forward(self, images):
+        return super().forward(images) * self.gain
+
+
+def test_a_network_that_runs_on_the_cpu_alone_stays_there_or_is_refused(trained):
+    say = Listening()
+    wanted = recipe(trained)
+    # "meta" is the one other device that every machine has.
+    free = _brought(wrap(nets.Residual()), wanted, "meta", say)
+    assert free.device.type == "meta"
+    assert not say.notes
+    model = wrap(Homesick())
+    assert _brought(model, wanted, "meta", say) is model
+    (note,) = say.heard("it stays on the CPU")
+    assert note.startswith("the network does not run on meta: ")
+    with pytest.raises(ArchitectureError, match="; use --device cpu"):
+        _brought(model, wanted.model_copy(update={"device": "cuda"}), "meta", say)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_a_gpu_that_is_not_there_is_said_before_the_work_begins(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        main(["compress", str(trained), "--arch", "tests.nets:Residual", "--data", "digits",
+              "--input-size", "16", "--device", "cuda", "-o", str(out)])  # fmt: skip
+    assert stop.value.code == 3
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "no such device: torch sees no CUDA GPU here; use --device cpu" in line
+    assert not out.exists()
