@@ -32,7 +32,7 @@ import torch_pruning as tp
 from torch.nn import functional as F
 
 from benchmarks.contrast_forms import FORMS
-from capdeploy import heap, pipeline, recipes, score
+from capdeploy import gpu, heap, pipeline, recipes, score
 from capdeploy.model import Model
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply, groups
@@ -163,6 +163,7 @@ def tp_recovered(model: Model, planned, wanted: Recipe, recovery: str) -> Model 
 
 
 @heap.kept()
+@gpu.exact()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", choices=NETWORKS)

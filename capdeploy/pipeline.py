@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from capdeploy import __version__, bundle, heap, recipes, stages, workplace
+from capdeploy import __version__, bundle, gpu, heap, recipes, stages, workplace
 from capdeploy.errors import OutputExistsError
 from capdeploy.model import require_classes
 from capdeploy.progress import Say
@@ -21,6 +21,7 @@ REPORT = "report.json"
 
 
 @heap.kept()
+@gpu.exact()
 def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
     """Open, cut the head, score, and draw one plan for each ratio; ratio 0 comes first.
 
@@ -105,6 +106,7 @@ def measure(recipe: Recipe, output: Path, say: Say) -> RunReport:
 
 
 @heap.kept()
+@gpu.exact()
 def _fill(recipe: Recipe, planned: Planned, work: Path, say: Say) -> RunReport:
     """Make, judge and seal every network into the run's folder."""
     made = stages.make_all(recipe, planned, work, say)

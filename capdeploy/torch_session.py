@@ -46,8 +46,9 @@ class TorchSession:
         network = rebuild.from_plan(
             checkpoint.architecture, checkpoint.outputs, plan, bundle.path(WEIGHTS)
         )
-        # On tensor cores single precision has ten bits: fast, and another row than fp32.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        if device == "cuda":
+            # On tensor cores single precision has ten bits: fast, and another row than fp32.
+            torch.backends.cudnn.allow_tf32 = False
         network = network.to(torch.device(device))
         used = {parameter.device.type for parameter in network.parameters()}
         if used != {device}:

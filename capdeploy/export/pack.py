@@ -195,12 +195,11 @@ def seal(
     check_images : int
         How many images go along.
     """
-    model = model.on("cpu")
-    state = {name: value.contiguous() for name, value in model.module.state_dict().items()}
+    state = {name: value.cpu().contiguous() for name, value in model.module.state_dict().items()}
     save_file(state, folder / bundle.WEIGHTS)
     chosen = test.take(check_images, seed=0)
     pixels = chosen.pixels(np.arange(len(chosen)))
-    logits = answers(model, model.preprocessing.apply(pixels))
+    logits = answers(model.on("cpu"), model.preprocessing.apply(pixels))
     targets = model.targets(torch.from_numpy(chosen.labels)).numpy()
     bundle.CheckImages(pixels, targets, logits).save(folder)
     (folder / bundle.PLAN).write_text(plan.to_json(), encoding="utf-8")

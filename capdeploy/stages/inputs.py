@@ -112,7 +112,7 @@ def open_inputs(recipe: Recipe, say: Say) -> Inputs:
     MissingDeviceError
         If a GPU is asked for and there is none.
     """
-    device = device_of(recipe)
+    device = device_for(recipe)
     dataset = dataset_of(recipe)
     file = Path(recipe.checkpoint)
     origin = weights.read_origin(file)
@@ -161,20 +161,12 @@ def _brought(model: Model, recipe: Recipe, device: str, say: Say) -> Model:
         return model
 
 
-def device_of(recipe: Common) -> str:
-    """Say where networks are scored and trained, ``cpu`` or ``cuda``.
-
-    On a GPU products of matrices are computed in single precision and by algorithms that give the
-    same answer every time, as on the CPU.
-    """
+def device_for(recipe: Common) -> str:
+    """Say where networks are scored and trained, ``cpu`` or ``cuda``."""
     here = torch.cuda.is_available()
     if recipe.device == "cuda" and not here:
         raise MissingDeviceError("no such device: torch sees no CUDA GPU here; use --device cpu")
-    if not here or recipe.device == "cpu":
-        return "cpu"
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    return "cuda"
+    return "cuda" if here and recipe.device != "cpu" else "cpu"
 
 
 def dataset_of(recipe: Common) -> Dataset:

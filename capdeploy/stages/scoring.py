@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from capdeploy import __version__, heap, workplace
+from capdeploy import __version__, gpu, heap, workplace
 from capdeploy import score as room
 from capdeploy.errors import StepFailedError
 from capdeploy.model import Model, require_classes
@@ -93,6 +93,7 @@ def as_nouns(curves: Mapping[str, tuple[float, ...]]) -> tuple[Curve, ...]:
 
 
 @heap.kept()
+@gpu.exact()
 def sensitivity_report(recipe: Recipe, say: Say) -> SensitivityReport:
     """Shrink one group after another and measure how the answers change; nothing is trained.
 

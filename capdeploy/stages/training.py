@@ -13,6 +13,7 @@ from capdeploy import (
     __version__,
     bundle,
     fit,
+    gpu,
     heap,
     labels,
     model,
@@ -24,7 +25,7 @@ from capdeploy import (
 from capdeploy.model import Model
 from capdeploy.observe.trace import trace
 from capdeploy.progress import Say
-from capdeploy.stages.inputs import dataset_of, device_of, preprocessing, samples_of
+from capdeploy.stages.inputs import dataset_of, device_for, preprocessing, samples_of
 from capdeploy.stages.making import settings_of
 from capdeploy.train import evaluate, finetune, keep
 from capdeploy.train.course import Course
@@ -37,6 +38,7 @@ REPORT, RECIPE = "training.json", "training.toml"
 
 
 @heap.kept()
+@gpu.exact()
 def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) -> TrainReport:
     """Train a network and leave its best and last states in a folder; go on if it was begun.
 
@@ -64,7 +66,7 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     OutputExistsError
         If beginning anew would delete the checkpoint that it begins with.
     """
-    device = device_of(recipe)
+    device = device_for(recipe)
     if anew and recipe.init is not None:
         workplace.refuse_losing(folder, Path(recipe.init))
     began = time.monotonic()
@@ -73,9 +75,8 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     wanted = preprocessing(recipe, dataset)
     linked = {name: index for index, name in enumerate(dataset.names)}
     classes, chosen = labels.choose(recipe.classes, linked, len(linked), aliases=dataset.aliases)
-    fresh = begin(recipe, classes, wanted, say).on(
-        device
-    )  # before images are decoded, which takes longer
+    # Before images are decoded, which takes longer.
+    fresh = begin(recipe, classes, wanted, say).on(device)
     images = samples_of(recipe, dataset, chosen, classes, wanted, say)
     origin = Origin(architecture=fresh.checkpoint.architecture, labels=classes.names, input=wanted)
     say.step(f"train {recipe.arch} on {device}, {len(images.train)} images")

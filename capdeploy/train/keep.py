@@ -96,7 +96,7 @@ class Folder:
             shuffle = np.random.default_rng()
             shuffle.bit_generator.state = notes["shuffle"]
             device = device_of(module)
-            if "rng.cuda" in tensors:
+            if device.type == "cuda" and "rng.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["rng.cuda"], device)
             best = {name: value.to(device) for name, value in _part(tensors, "best.").items()}
             history = [Epoch.model_validate(epoch) for epoch in notes["history"]]

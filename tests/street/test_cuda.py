@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from capdeploy import bundle, pipeline, recipes, score
+from capdeploy import bundle, gpu, pipeline, recipes, score
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply, blocks, groups, sensitivity
 from capdeploy.runtimes import RUNTIMES
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch see
 @pytest.fixture(autouse=True)
 def _exact():
     """Compute as `compress` does on a GPU."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
+    with gpu.exact():
+        yield
 
 
 @pytest.fixture
