@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from ctypes.util import find_library
 from typing import Any
 
 import numpy as np
@@ -34,8 +36,23 @@ def _library() -> Any:
 
 
 def _devices() -> tuple[str, ...]:
-    available = _library().get_available_providers()
-    return tuple(device for device, provider in PROVIDERS.items() if provider in available)
+    built = _library().get_available_providers()
+    # It lists what it was built for, whether that is here or not.
+    here = {"cpu": True, "cuda": _has_gpu()}
+    here["tensorrt"] = here["cuda"] and find_library("nvinfer") is not None
+    return tuple(
+        device for device, provider in PROVIDERS.items() if provider in built and here[device]
+    )
+
+
+def _has_gpu() -> bool:
+    """Ask NVIDIA's driver for a device."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 == driver.cuDeviceGetCount(ctypes.byref(count)) and count.value > 0
 
 
 class _Session:
