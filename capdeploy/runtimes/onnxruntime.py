@@ -51,8 +51,10 @@ def _has_gpu() -> bool:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
         return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 == driver.cuDeviceGetCount(ctypes.byref(count)) and count.value > 0
+    count = ctypes.c_int(0)  # as it stays where the driver finds nothing
+    if driver.cuInit(0) == 0:
+        driver.cuDeviceGetCount(ctypes.byref(count))
+    return count.value > 0
 
 
 class _Session:

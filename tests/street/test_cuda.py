@@ -22,7 +22,10 @@ from tests.prune.test_groups_and_cut import draw
 from tests.train.test_keep import Interrupting
 from tests.train.test_train import SETTINGS
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU here")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="each test asks a GPU for what the CPU answers, and this machine has none to ask",
+)
 
 
 @pytest.fixture(autouse=True)

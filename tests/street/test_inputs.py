@@ -109,7 +109,9 @@ def test_a_network_that_runs_on_the_cpu_alone_stays_there_or_is_refused(trained)
         _brought(model, wanted.model_copy(update={"device": "cuda"}), "meta", say)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="a machine with a GPU has no reason to refuse it"
+)
 def test_a_gpu_that_is_not_there_is_said_before_the_work_begins(trained, tmp_path, capsys):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stop:
