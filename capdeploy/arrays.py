@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +40,30 @@ def numbered(count: int, place: object) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Tell classes of one name apart by their numbers; ImageNet has two cranes.
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        In the order of the labels.
+
+    Returns
+    -------
+    tuple[str, ...]
+        As they are, but ``crane (134)`` and ``crane (517)`` where several are alike.
+
+    Examples
+    --------
+    >>> distinct(["cat", "crane", "crane"])
+    ('cat', 'crane (1)', 'crane (2)')
+    """
+    times = Counter(names)
+    return tuple(
+        name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)
+    )
+
+
 @dataclass(frozen=True)
 class Arrays:
     """Images and labels of every split.
@@ -57,6 +82,8 @@ class Arrays:
         What belongs to the data set, if anything does.
     aliases : Mapping[str, tuple[str, ...]]
         Class name to other names that users may say.
+    track : None
+        No image has a name that could tell.
     """
 
     title: str
@@ -65,6 +92,7 @@ class Arrays:
     targets: Mapping[str, npt.NDArray[np.int64]]
     preprocessing: Preprocessing | None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    track: None = None
 
     def __post_init__(self) -> None:
         for split, labels in self.targets.items():

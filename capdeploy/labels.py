@@ -94,7 +94,7 @@ def link(
     labels : Sequence[str] | None
         Names in output order; a head may have more outputs than there are names.
     label_map : Mapping[str, int] | None
-        Data class to output id; wins over `labels`.
+        Data class, by any of its names, to output id; wins over `labels`.
     aliases : Mapping[str, Sequence[str]] | None
         Other names of the data classes.
     partial : bool
@@ -136,13 +136,12 @@ def _known(
     label_map: Mapping[str, int] | None,
     aliases: Mapping[str, Sequence[str]],
 ) -> Mapping[str, int]:
-    if label_map is not None:
-        return label_map
     table = (
-        {name: index for index, name in enumerate(labels)} if labels is not None
+        label_map if label_map is not None
+        else {name: index for index, name in enumerate(labels)} if labels is not None
         else imagenet.output_of() if outputs == imagenet.CLASSES else {}
     )  # fmt: skip
-    times = Counter(labels)
+    times = Counter(labels if label_map is None else ())
     found = {}
     for name in names:
         word = next((word for word in (name, *aliases.get(name, ())) if word in table), None)
@@ -151,7 +150,7 @@ def _known(
         if times[word] > 1:
             raise ClassesError(f"{word!r} stands more than once in the labels; use --label-map")
         found[name] = table[word]
-    if labels is not None or len(found) == len(names):
+    if label_map is not None or labels is not None or len(found) == len(names):
         return found
     if len(names) == outputs:
         return {name: index for index, name in enumerate(names)}

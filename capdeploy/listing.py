@@ -59,12 +59,15 @@ class Files:
         What belongs to the data set, if anything does.
     aliases : Mapping[str, tuple[str, ...]]
         Class name to other names that users may say.
+    track : str | None
+        Regular expression that finds in an image's path which track it is a frame of.
     """
 
     names: tuple[str, ...]
     listings: Mapping[str, Listing]
     preprocessing: Preprocessing | None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    track: str | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:

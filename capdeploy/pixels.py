@@ -81,7 +81,10 @@ def decode(source: Path | IO[bytes]) -> npt.NDArray[np.uint8]:
 def _upright(image: Image.Image) -> Image.Image:
     """Carry the camera's rotation out; Pillow's own way writes all of EXIF anew, if it can."""
     image.load()  # which for some kinds carries it out, and forgets it
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # what damaged EXIF raises is not settled; the image itself is sound
+        return image
     return image if turn is None else image.transpose(turn)
 
 
@@ -106,7 +109,7 @@ def fit(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArr
     Returns
     -------
     npt.NDArray[np.uint8]
-        (height, width, 3); the same array if it has that size already.
+        (height, width, 3); the same array if it has that size already and none is cropped away.
 
     Raises
     ------
@@ -114,7 +117,8 @@ def fit(image: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArr
         If it is so thin that filling the input size with it would take too many pixels.
     """
     height, width = preprocessing.height, preprocessing.width
-    if image.shape[:2] == (height, width):
+    whole = preprocessing.resize == "stretch" or preprocessing.crop == 1
+    if image.shape[:2] == (height, width) and whole:
         return image
     if preprocessing.resize == "stretch":
         return _resized(image, height, width, preprocessing)

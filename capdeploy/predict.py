@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,10 @@ def predict(
         raise UntrustedError(
             f"{bundle.folder}: its network is built by {code}; add --trust-factory if you trust it"
         )
-    session: Any = shelf.open(bundle, device, threads)
     inputs = bundle.manifest.preprocessing.apply(images)
-    logits = np.concatenate([session.run(inputs[at : at + 1]) for at in range(len(inputs))])
-    session.close()
+    session: Any = shelf.open(bundle, device, threads)
+    with closing(session):
+        logits = np.concatenate([session.run(inputs[at : at + 1]) for at in range(len(inputs))])
     return answers(bundle, logits)
 
 

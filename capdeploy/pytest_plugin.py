@@ -7,6 +7,7 @@ every runtime; a test file may use the fixtures `bundle` and `capdeploy_benchmar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,17 +203,15 @@ def capdeploy_benchmark(request: pytest.FixtureRequest, bundle: Bundle) -> Calla
         code = shelf.foreign_code(bundle)
         if code is not None and not request.config.getoption("--capdeploy-trust-factory"):
             pytest.skip(f"{code} builds its network; add --capdeploy-trust-factory if you trust it")
-        session = shelf.open(bundle, "cpu", threads)
-        inputs = sides.batches(bundle, batch)
-        warm(session, inputs, WallClock())
-        benchmark.extra_info |= {
-            "fingerprint": environment.read().fingerprint,
-            "bundle": sides.side(bundle).sha256,
-            **session.effective,
-        }
-        result = benchmark.pedantic(session.run, args=(inputs[0],), rounds=ROUNDS, iterations=1)
-        session.close()
-        return result
+        with closing(shelf.open(bundle, "cpu", threads)) as session:
+            inputs = sides.batches(bundle, batch)
+            warm(session, inputs, WallClock())
+            benchmark.extra_info |= {
+                "fingerprint": environment.read().fingerprint,
+                "bundle": sides.side(bundle).sha256,
+                **session.effective,
+            }
+            return benchmark.pedantic(session.run, args=(inputs[0],), rounds=ROUNDS, iterations=1)
 
     return measure
 

@@ -26,11 +26,14 @@ class Resplit:
         The one split that it has.
     rows : Mapping[str, npt.NDArray[np.int64]]
         Which of its images each split has.
+    track : str | None
+        What stayed on one side.
     """
 
     whole: Dataset
     part: str
     rows: Mapping[str, npt.NDArray[np.int64]]
+    track: str | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,42 +118,84 @@ def resplit(dataset: Dataset, shares: str | None, group: str | None, *, seed: in
         raise ConfigError(
             f"--split {shares}: expected two shares that add up to 100, such as 80/20"
         )
-    tracks = _tracks(dataset, part, group)
-    held = _held(dataset.labels(part), tracks, test / 100, np.random.default_rng(seed))
-    rows = {"train": np.flatnonzero(~held), "test": np.flatnonzero(held)}
-    return Resplit(dataset, part, rows)
+    track = group if group is not None else dataset.track
+    together = tracks(dataset, part, track, strict=group is not None)
+    away = held(dataset.labels(part), together, test / 100, np.random.default_rng(seed))
+    rows = {"train": np.flatnonzero(~away), "test": np.flatnonzero(away)}
+    return Resplit(dataset, part, rows, track)
 
 
-def _tracks(dataset: Dataset, part: str, group: str | None) -> npt.NDArray[np.int64]:
-    """Give every image the number of its group."""
-    count = len(dataset.labels(part))
-    if group is None:
+def tracks(
+    dataset: Dataset, split: str, pattern: str | None, *, strict: bool = False
+) -> npt.NDArray[np.int64]:
+    """Give every image the number of its group.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The images.
+    split : str
+        Of which split.
+    pattern : str | None
+        Regular expression that finds the group in an image's name; None: every image for itself.
+    strict : bool
+        Refuse images in whose name nothing is found; else they are groups of one.
+
+    Returns
+    -------
+    npt.NDArray[np.int64]
+        (N,) from 0.
+
+    Raises
+    ------
+    ConfigError
+        If the expression is not valid, or finds nothing and that is refused.
+    """
+    count = len(dataset.labels(split))
+    if pattern is None:
         return np.arange(count)
     try:
-        pattern = re.compile(group)
+        finder = re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"--split-group {group!r} is not a regular expression: {error}"
+            f"--split-group {pattern!r} is not a regular expression: {error}"
         ) from error
-    known: dict[str, int] = {}
+    known: dict[str | int, int] = {}
     found = np.empty(count, dtype=np.int64)
     for index in range(count):
-        name = dataset.describe(part, index)
-        match = pattern.search(name)
-        key = match and match.group(1 if pattern.groups else 0)
-        if key is None:
-            raise ConfigError(f"--split-group {group!r} finds nothing in {name}")
-        found[index] = known.setdefault(key, len(known))
+        name = dataset.describe(split, index)
+        match = finder.search(name)
+        key = match and match.group(1 if finder.groups else 0)
+        if key is None and strict:
+            raise ConfigError(f"--split-group {pattern!r} finds nothing in {name}")
+        found[index] = known.setdefault(index if key is None else key, len(known))
     return found
 
 
-def _held(
+def held(
     labels: npt.NDArray[np.int64],
     tracks: npt.NDArray[np.int64],
     share: float,
     generator: np.random.Generator,
 ) -> npt.NDArray[np.bool_]:
-    """Draw whole groups until each class has its share; never all that a class has."""
+    """Draw whole groups until each class has its share; never all that a class has.
+
+    Parameters
+    ----------
+    labels : npt.NDArray[np.int64]
+        (N,) classes.
+    tracks : npt.NDArray[np.int64]
+        (N,) groups, counted from 0.
+    share : float
+        Of each class, 0..1.
+    generator : np.random.Generator
+        Draws.
+
+    Returns
+    -------
+    npt.NDArray[np.bool_]
+        (N,) whether an image is drawn; none of a class that has one group only.
+    """
     undecided, train, test = -1, 0, 1
     side = np.full(tracks.max(initial=-1) + 1, undecided)
     classes = [
@@ -165,5 +210,5 @@ def _held(
         before = np.cumsum(sizes[free]) - sizes[free]
         side[groups[free[before < wanted]]] = test
         side[groups[side[groups] == undecided]] = train
-    held: npt.NDArray[np.bool_] = side[tracks] == test
-    return held
+    drawn: npt.NDArray[np.bool_] = side[tracks] == test
+    return drawn

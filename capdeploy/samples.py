@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from capdeploy import pixels
+from capdeploy import pixels, resplit
 from capdeploy.data import KINDS, Dataset
 from capdeploy.errors import DataError
 from capdeploy.progress import Quiet, Say
-from capdeploy.resplit import resplit
 from capdeploy.values.checkpoint import Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.workers import cores, in_order
@@ -91,23 +90,12 @@ class Images:
         """Return the first images, at most `count`."""
         return self._only(np.arange(min(count, len(self)), dtype=np.int64))
 
+    def parted(self, held: npt.NDArray[np.bool_]) -> tuple[Images, Images]:
+        """Part the images, (N,): those that are not held back, and those that are."""
+        return self._only(np.flatnonzero(~held)), self._only(np.flatnonzero(held))
+
     def _only(self, positions: npt.NDArray[np.int64]) -> Images:
         return replace(self, rows=self.rows[positions], labels=self.labels[positions])
-
-    def tail(self, share: float) -> tuple[Images, Images]:
-        """Cut the last share of every class off: (front, tail), each with every class.
-
-        Files stand in name order, so frames of one track or burst, which are nearly the same,
-        stay on one side; a random draw would let them leak into validation.
-        """
-        front: list[int] = []
-        back: list[int] = []
-        for label in np.unique(self.labels):
-            members = np.flatnonzero(self.labels == label).tolist()
-            cut = len(members) - max(1, round(len(members) * share))
-            front += members[:cut]
-            back += members[cut:]
-        return self._only(np.array(sorted(front))), self._only(np.array(sorted(back)))
 
 
 @dataclass
@@ -152,7 +140,7 @@ class Samples:
 
     def __post_init__(self) -> None:
         everything = self._open("train")
-        self.train, self.validation = everything.tail(self.validation_share)
+        self.train, self.validation = everything.parted(self._held_back(everything))
         if np.unique(self.train.labels).size < len(self.classes):
             raise DataError(
                 "a class has too few training images to hold some back for validation; "
@@ -189,6 +177,24 @@ class Samples:
             return None
         labels = np.full(len(good), -1, dtype=np.int64)
         return Images(self.dataset, split, good, labels, self.preprocessing, cache)
+
+    def _held_back(self, images: Images) -> npt.NDArray[np.bool_]:
+        """Choose training images for validation: of every class its share, (N,).
+
+        Frames of one track or burst are nearly the same image and would leak. Where it is known
+        which they are, whole tracks are drawn; else the last images of each class go, for files
+        stand in name order.
+        """
+        held = np.zeros(len(images), dtype=np.bool_)
+        if self.dataset.track is not None:
+            tracks = resplit.tracks(self.dataset, "train", self.dataset.track)[images.rows]
+            draw = np.random.default_rng(self.seed)
+            held = resplit.held(images.labels, tracks, self.validation_share, draw)
+        for label in np.unique(images.labels):
+            members = np.flatnonzero(images.labels == label)
+            if not held[members].any():  # no tracks are known, or there is only one
+                held[members[-max(1, round(len(members) * self.validation_share)) :]] = True
+        return held
 
     def _test(self) -> str:
         return "test" if "test" in self.dataset.splits else "val"
@@ -297,4 +303,4 @@ def open_dataset(
     dataset: Dataset = KINDS.load(kind).open(location)
     if whole and split is None and group is None:
         return dataset
-    return resplit(dataset, split, group, seed=seed)
+    return resplit.resplit(dataset, split, group, seed=seed)

@@ -41,6 +41,7 @@ class TorchSession:
         self, bundle: Bundle, device: str, threads: int, *, compiled: bool = False
     ) -> None:
         checkpoint = bundle.manifest.checkpoint
+        self._before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
         torch.set_num_threads(threads)
         plan = PruningPlan.from_json(bundle.path(PLAN).read_bytes(), source=str(bundle.path(PLAN)))
         network = rebuild.from_plan(
@@ -86,5 +87,7 @@ class TorchSession:
         return elapsed
 
     def close(self) -> None:
-        """Drop the network."""
+        """Drop the network, and put torch back as a host program had it."""
         del self._network
+        threads, torch.backends.cudnn.allow_tf32 = self._before
+        torch.set_num_threads(threads)

@@ -95,6 +95,12 @@ def test_a_map_wins_over_labels():
     }  # fmt: skip
 
 
+def test_a_map_may_use_another_name():
+    aliases = {"cat": ("tabby", "n01"), "dog": ("hound",)}
+    assert link(("cat", "dog"), 9, None, {"n01": 7, "dog": 2}, aliases) == {"cat": 7, "dog": 2}
+    assert link(("cat",), 9, None, {"n01": 7, "cat": 2}, aliases) == {"cat": 2}
+
+
 def test_wordnet_ids_are_known_where_the_head_has_a_thousand_outputs():
     assert link(("n02123045", "n01440764"), 1000) == {"n02123045": 281, "n01440764": 0}
     with pytest.raises(ClassesError, match="say which output each"):

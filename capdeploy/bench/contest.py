@@ -89,17 +89,19 @@ def contest(
     least = profile.gate.effect_of(settings.runtime)
     for _ in range(sampling.doublings):
         # Two blocks may look noisy by one burst; whether the machine is, more of them tell.
-        if 2 * own_noise(settings, calibration) <= least:
+        if 2 * own_noise(settings, calibration, sampling.seed) <= least:
             break
         calibration += ring.blocks(len(calibration), itself=True)
     # The median of five blocks can bear out 95 % at most; rows judged together need 99 %.
     blocks = ring.blocks(sampling.blocks if rows == 1 else max(sampling.blocks, BLOCKS_TOGETHER))
-    row = judged(settings, calibration, blocks, profile, floor=floor, rows=rows)
+    row = judged(settings, calibration, blocks, profile, floor=floor, rows=rows, seed=sampling.seed)
     for _ in range(sampling.doublings):
         if row.verdict != "inconclusive":
             break
         blocks += ring.blocks(len(blocks))
-        row = judged(settings, calibration, blocks, profile, floor=floor, rows=rows)
+        row = judged(
+            settings, calibration, blocks, profile, floor=floor, rows=rows, seed=sampling.seed
+        )
     return row
 
 
@@ -111,6 +113,7 @@ def judged(
     *,
     floor: float,
     rows: int,
+    seed: int,
 ) -> GateRow:
     """Judge one row from its raw values. Pure.
 
@@ -128,6 +131,8 @@ def judged(
         Noise that an earlier calibration found, a share.
     rows : int
         How many rows are judged together: with several, each interval is wider (99 %).
+    seed : int
+        Of the bootstrap.
 
     Returns
     -------
@@ -137,11 +142,11 @@ def judged(
     clock = clock_of(settings)
     alone = clock == "cpu"
     level = 0.95 if rows == 1 else 0.99
-    found = max(own_noise(settings, calibration), floor)
+    found = max(own_noise(settings, calibration, seed), floor)
     least = profile.gate.effect_of(settings.runtime)
     margin = max(least, 2 * found)
-    wall = effect.estimate(effect.log_ratios(blocks, "wall"), level=level)
-    cpu = effect.estimate(effect.log_ratios(blocks, "cpu"), level=level)
+    wall = effect.estimate(effect.log_ratios(blocks, "wall"), level=level, seed=seed)
+    cpu = effect.estimate(effect.log_ratios(blocks, "cpu"), level=level, seed=seed)
     verdict, reason = effect.judge(
         cpu if alone else wall, wall if alone else None,
         least=least, margin=margin, noise=found, most_noise=profile.gate.max_noise,
@@ -152,10 +157,10 @@ def judged(
     )  # fmt: skip
 
 
-def own_noise(settings: Settings, calibration: Sequence[Block]) -> float:
+def own_noise(settings: Settings, calibration: Sequence[Block], seed: int) -> float:
     """Tell how far base seems to be from itself, as a share."""
     ratios = effect.log_ratios(calibration, clock_of(settings))
-    return effect.noise(effect.estimate(ratios, level=0.95))
+    return effect.noise(effect.estimate(ratios, level=0.95, seed=seed))
 
 
 def clock_of(settings: Settings) -> effect.Clock:

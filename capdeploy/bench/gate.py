@@ -65,7 +65,7 @@ def run(
     Raises
     ------
     UsageError
-        If a side is not there.
+        If a side is not there, or takes another number of images a call than is asked for.
     ConfigError
         If the profile leaves nothing to measure.
     DigestError
@@ -188,7 +188,7 @@ def _settings(
 ) -> list[tuple[Settings, str | None]]:
     """List the ways of running, each with the reason why it cannot be, if there is one."""
     wanted = profile.runtime
-    name = sides.side(pair[1]).name
+    name, batch = sides.side(pair[1]).name, sides.batch(pair, wanted.images_at_once)
     found = []
     for runtime in wanted.runtimes:
         shelf = RUNTIMES.load(runtime)
@@ -197,7 +197,7 @@ def _settings(
             if device in wanted.devices:
                 settings = Settings(
                     bundle=name, runtime=runtime, device=device, precision=wanted.precision,
-                    threads=wanted.threads, batch=wanted.images_at_once,
+                    threads=wanted.threads, batch=batch,
                     scenario=wanted.scenario,
                 )  # fmt: skip
                 found.append((settings, reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,40 @@ def read(path: Path) -> Artefact:
     return found[0]
 
 
+def batch(pair: Sequence[Artefact], wanted: int) -> int:
+    """Say how many images a call takes: as many as are wanted, or as a graph is exported for.
+
+    Parameters
+    ----------
+    pair : Sequence[Artefact]
+        The two sides; they can be compared.
+    wanted : int
+        What the profile says; 1, the default, leaves it to the graphs.
+
+    Returns
+    -------
+    int
+        Images of a call.
+
+    Raises
+    ------
+    UsageError
+        If a graph takes another number only.
+    """
+    for each in pair:
+        if isinstance(each, Bundle):
+            continue  # its batch is free
+        fixed = each.input_shape[0]
+        if fixed is not None and fixed != wanted:
+            if wanted != 1:
+                raise UsageError(
+                    f"{each.file} takes {fixed} images a call and no other number, asked for "
+                    f"{wanted}; export it with a free batch, or use --batch {fixed}"
+                )
+            return fixed
+    return wanted
+
+
 def batches(artefact: Artefact, size: int) -> list[Batch]:
     """Make the inputs: the bundle's own test images, or noise where a bare graph has none."""
     if isinstance(artefact, GraphFile):
@@ -76,7 +111,10 @@ def side(artefact: Artefact) -> Side:
 
 def incomparable(base: Artefact, head: Artefact) -> tuple[str, ...]:
     """List why two artefacts cannot be timed against each other: one takes other inputs."""
-    shapes = [graphfile.read(each.path(GRAPH)).input_shape[1:] for each in (base, head)]
+    shapes = [graphfile.read(each.path(GRAPH)).input_shape for each in (base, head)]
+    fixed = {shape[0] for shape in shapes} - {None}
+    if len(fixed) < 2:
+        shapes = [shape[1:] for shape in shapes]  # the batch fits
     if shapes[0] != shapes[1]:
         return (f"input shape: {_shape(shapes[0])} and {_shape(shapes[1])}",)
     return ()

@@ -37,6 +37,10 @@ class Dataset(Protocol):
     def aliases(self) -> Mapping[str, tuple[str, ...]]:
         """Class name to other names that users may say."""
 
+    @property
+    def track(self) -> str | None:
+        """Regular expression that finds in an image's name what it must not be parted from."""
+
     def labels(self, split: str) -> npt.NDArray[np.int64]:
         """Return the data class of every image of a split, (N,) int64."""
 

@@ -38,6 +38,7 @@ TRAINING = (
 )  # fmt: skip
 TEST = ("Final_Test/Images", "GTSRB/Final_Test/Images", "test", "val")
 TRUTH = "GT-final_test.csv"
+TRACK = r"(\d+[/\\]\d+)_\d+\.\w+$"
 
 
 def _open(location: str) -> Files:
@@ -59,7 +60,7 @@ def _open(location: str) -> Files:
         for label, (name, folder) in enumerate(zip(NAMES, FOLDERS, strict=True))
     }
     listings = {"train": listing.by_class(training, FOLDERS), "test": judged}
-    return Files(NAMES, listings, PREPROCESSING, aliases)
+    return Files(NAMES, listings, PREPROCESSING, aliases, TRACK)
 
 
 def _first(root: Path, places: tuple[str, ...]) -> Path | None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capdeploy import pixels
-from capdeploy.arrays import numbered
+from capdeploy.arrays import distinct, numbered
 from capdeploy.data import WHOLE, Kind
 from capdeploy.errors import DataError
 
@@ -49,6 +49,7 @@ class HuggingFace:
     shards: Mapping[str, Sequence[Shard]]
     preprocessing: None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    track: None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -142,7 +143,7 @@ def _names(schema: Any, label: str) -> tuple[str, ...]:
     """Read the class names from the metadata that the library writes beside the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[label]["names"]))
+        return distinct([*map(str, features[label]["names"])])
     except (KeyError, TypeError, ValueError):
         return ()
 

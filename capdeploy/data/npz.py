@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from capdeploy.arrays import Arrays, numbered
+from capdeploy.arrays import Arrays, distinct, numbered
 from capdeploy.data import WHOLE, Kind
 from capdeploy.errors import DataError
 
@@ -47,7 +47,7 @@ def _open(location: str) -> Arrays:
     targets = {split: _targets(file, arrays[y], y) for split, (_, y) in pairs.items()}
     classes = 1 + max(int(labels.max(initial=0)) for labels in targets.values())
     given = next((arrays[name] for name in NAMES if name in arrays), None)
-    names = numbered(classes, file) if given is None else tuple(map(str, given.tolist()))
+    names = numbered(classes, file) if given is None else distinct([*map(str, given.tolist())])
     return Arrays(file.stem, names, images, targets)
 
 

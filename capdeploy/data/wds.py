@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capdeploy import pixels
-from capdeploy.arrays import numbered
+from capdeploy.arrays import distinct, numbered
 from capdeploy.data import WHOLE, Kind
 from capdeploy.errors import DataError
 
@@ -45,6 +45,7 @@ class Shards:
     targets: Mapping[str, npt.NDArray[np.int64]]
     preprocessing: None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    track: None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -155,7 +156,7 @@ def _names(root: Path, classes: int) -> tuple[str, ...]:
         raise DataError(f"{file} is not UTF-8 text: {error}") from error
     if len(names) < classes:
         raise DataError(f"{file} has {len(names)} names, the shards {classes} classes")
-    return names
+    return distinct(names)
 
 
 DATASET = Kind(

@@ -158,9 +158,13 @@ def _facts(model: Model, plan: PruningPlan) -> dict[str, str]:
 
 
 def _labels(model: Model) -> tuple[str, ...]:
-    """Name the outputs."""
-    names = require_classes(model).names
-    return names if model.reject_output is None else (*names, REJECTED)
+    """Name every output; one of a whole head that nothing is known of by its number."""
+    classes = require_classes(model)
+    if model.head_cut:
+        return classes.names if model.reject_output is None else (*classes.names, REJECTED)
+    known = dict(enumerate(model.checkpoint.labels or ()))
+    known |= dict(zip(classes.kept, classes.names, strict=True))
+    return tuple(known.get(output, str(output)) for output in range(classes.total))
 
 
 def seal(

@@ -180,7 +180,8 @@ def make(
 def _rejecting(made: Made, images: Samples, recipe: Recipe, say: Say) -> Made:
     """Add an output for images of none of the kept classes."""
     say.step(f"fit the reject output of {made.name}")
-    count = max(1, round(recipe.dropped_images * len(images.train)))
+    # Who wants none of them for training (0) still asks for an output that knows them.
+    count = max(1, round((recipe.dropped_images or 1.0) * len(images.train)))
     others = images.dropped(count, seed=recipe.seed)
     if others is None:
         raise DataError("the data has no readable images of dropped classes for --reject-class")

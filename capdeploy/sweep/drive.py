@@ -63,8 +63,9 @@ def run(grid: Grid, folder: Path, say: Say, *, jobs: int = 1, resume: bool = Fal
     """
     _prepare(grid, folder, resume=resume)
     with _alone(folder):
+        digests: dict[str, str] = {}
         for cell in grid.cells:
-            _refuse_other(cell, folder / RUNS / cell.name)
+            _refuse_other(cell, folder / RUNS / cell.name, digests)
         workplace.write_file(folder / SWEEP, grid.text, force=True)
         failures = _make(grid.cells, folder, say, jobs)
         say.step("measure")
@@ -112,8 +113,11 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _refuse_other(cell: Cell, output: Path) -> None:
-    """Stop if a run that is made already, or was begun, was made from something else."""
+def _refuse_other(cell: Cell, output: Path, digests: dict[str, str]) -> None:
+    """Stop if a run that is made already, or was begun, was made from something else.
+
+    Checkpoints are hashed once; `digests` has those that were, by file.
+    """
     file = output / bundle.RECIPE
     if not file.is_file():
         try:
@@ -128,6 +132,16 @@ def _refuse_other(cell: Cell, output: Path) -> None:
         if old[key] != new[key] and key not in journal.LATER:
             raise ConfigError(
                 f"{output} was made with {key} = {old[key]}, the sweep now says {new[key]}; "
+                "choose another --output, or remove that folder"
+            )
+    named = cell.recipe.checkpoint
+    if Path(named).is_file():  # where it is gone, what was made of it is still good
+        if named not in digests:
+            digests[named] = bundle.digest(Path(named))
+        made_from = bundle.read(output / bundle.BASELINE).manifest.checkpoint.sha256
+        if digests[named] != made_from:
+            raise ConfigError(
+                f"checkpoint {named} has changed since {output} was made from it; "
                 "choose another --output, or remove that folder"
             )
 

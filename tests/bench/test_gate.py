@@ -329,7 +329,19 @@ def test_a_graph_of_free_size_is_refused_and_a_fixed_batch_is_kept(run, tmp_path
     dims = model.graph.input[0].type.tensor_type.shape.dim
     dims[0].dim_value = 2
     onnx.save(model, tmp_path / "two.onnx")
-    assert sides.batches(sides.read(tmp_path / "two.onnx"), 1)[0].shape == (2, 3, 16, 16)
+    two = sides.read(tmp_path / "two.onnx")
+    assert sides.batches(two, 1)[0].shape == (2, 3, 16, 16)
+    free = sides.read(run.bundle)
+    assert [sides.batch(pair, 1) for pair in ((two, two), (free, two), (free, free))] == [2, 2, 1]
+    assert [sides.batch(pair, 2) for pair in ((two, two), (free, two), (free, free))] == [2] * 3
+    with pytest.raises(UsageError, match="takes 2 images a call and no other number, asked for 8"):
+        sides.batch((free, two), 8)
+    dims[0].dim_value = 3
+    onnx.save(model, tmp_path / "three.onnx")
+    differing = sides.incomparable(two, sides.read(tmp_path / "three.onnx"))
+    assert differing == ("input shape: 2x3x16x16 and 3x3x16x16",)
+    assert not sides.incomparable(two, free)
+    dims[0].dim_value = 2
     dims[2].dim_param = "height"
     onnx.save(model, tmp_path / "free.onnx")
     with pytest.raises(UsageError, match="2x3xanyx16, and a free size cannot be timed"):

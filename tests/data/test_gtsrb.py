@@ -7,7 +7,9 @@ from PIL import Image
 from capdeploy.data import gtsrb
 from capdeploy.errors import DataError
 from capdeploy.labels import choose, link
-from capdeploy.samples import open_dataset
+from capdeploy.samples import Samples, open_dataset
+from capdeploy.values.checkpoint import Preprocessing
+from capdeploy.values.classes import ClassSubset
 
 # Not in the order of the classes, and one file is listed that nobody trained on.
 TRUTH = [("00000.ppm", 14), ("00001.ppm", 0), ("00002.ppm", 42)]
@@ -74,6 +76,32 @@ def test_class_folders(tmp_path, second):
     assert data.splits == ("train", "test")
     assert data.labels("test").tolist() == [14] * 3
     assert data.read("test", 2)[0, 0].tolist() == [14, 1, 0]
+
+
+def test_validation_has_whole_tracks(tmp_path):
+    for label in (0, 14):
+        for track, frames in ((0, 6), (1, 6), (2, 6)):
+            for frame in range(frames):
+                name = f"{label:05d}/{track:05d}_{frame:05d}.png"
+                image(tmp_path / "train" / name, (label, track, frame))
+    image(tmp_path / "train" / "00042" / "00000_00000.png", (42, 0, 0))
+    image(tmp_path / "train" / "00042" / "00000_00001.png", (42, 0, 1))  # one track is all it has
+    training(tmp_path / "test", suffix="png")
+    data = open_dataset(f"gtsrb:{tmp_path}")
+    classes = ClassSubset(kept=(0, 14, 42), names=("a", "b", "c"), total=43)
+    rule = Preprocessing(height=5, width=7, mean=(0,) * 3, std=(1,) * 3)
+    drawn = set()
+    for seed in range(6):
+        samples = Samples(data, (0, 14, 42), classes, rule, 0.1, 0, 1, seed=seed)
+        tracks = []
+        for images in (samples.train, samples.validation):
+            pixels = images.pixels(np.arange(len(images)))[:, 0, 0]
+            tracks.append({(int(label), int(track)) for label, track, _ in pixels})
+        assert tracks[0] & tracks[1] == {(42, 0)}
+        assert np.bincount(samples.train.labels).tolist() == [12, 12, 1]
+        assert np.bincount(samples.validation.labels).tolist() == [6, 6, 1]
+        drawn |= tracks[1]
+    assert len(drawn) > 3  # not always the same ones
 
 
 @pytest.mark.parametrize("word", ["stop", "00014", "14", "Stop"])

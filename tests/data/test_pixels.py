@@ -181,6 +181,14 @@ def test_a_fault_elsewhere_in_the_camera_s_notes_does_no_harm(tmp_path):
     assert found[8, 13].max() < 50
 
 
+@pytest.mark.parametrize("notes", [b"Exif\0\0II*\0", b"Exif\0\0", b"neither"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_notes_that_are_damaged_do_not_cost_the_image(tmp_path, name, notes):
+    image = Image.new("RGB", (16, 16), (250, 250, 250))
+    file = saved(tmp_path, image, name, exif=notes, **{"dpi": (72, 72)} if "jpg" in name else {})
+    assert pixels.decode(file).min() > 240
+
+
 # What is refused
 
 
@@ -248,7 +256,8 @@ def owner(array):
 
 
 @pytest.mark.parametrize(
-    "size", [(12, 20), (240, 301), (301, 240), (20, 500), (57, 57), (256, 257)]
+    "size",
+    [(12, 20), (240, 301), (301, 240), (20, 500), (57, 57), (256, 257), (224, 224), (32, 32)],
 )
 @pytest.mark.parametrize(("side", "short"), [(224, 256), (32, 32)])
 def test_cropping_is_what_torchvision_does(size, side, short):
@@ -287,6 +296,7 @@ def test_an_input_that_is_not_square_is_filled(size):
 def test_an_image_of_the_input_size_is_left_alone():
     image = noise(16, 16)
     assert pixels.fit(image, rule(16, 16)) is image
+    assert pixels.fit(image, rule(16, 16, resize="stretch", crop=0.5)) is image
 
 
 @pytest.mark.parametrize("resize", ["stretch", "short-side-then-centre-crop"])

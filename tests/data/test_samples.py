@@ -108,6 +108,11 @@ def test_a_class_without_images(root):
     Image.new("RGB", (8, 8)).save(root / "train" / "a" / "0.png")
     with pytest.raises(DataError, match="too few training images to hold some back"):
         opened(root)
+    for name in ("b", "c"):
+        for file in sorted((root / "train" / name).iterdir())[1:]:
+            file.unlink()
+    with pytest.raises(DataError, match="too few training images to hold some back"):
+        opened(root)  # of no class is there more than one
     (root / "train" / "a" / "0.png").unlink()
     with pytest.raises(DataError, match="class a has no images in the train split"):
         opened(root)

@@ -54,6 +54,8 @@ def test_several_ratios_and_a_kept_head(trained, tmp_path):
     assert macs == sorted(macs, reverse=True)
     opened = bundle.read(tmp_path / "out" / "ratio-0.75")
     assert not opened.manifest.head_cut
+    # Every output has its line, or a device would take one class for another.
+    assert opened.path(bundle.LABELS).read_text().split() == [str(output) for output in range(10)]
     assert bundle.CheckImages.load(opened.folder).logits.shape[1] == 10
     assert opened.manifest.accuracy.top1 > 0.2
 

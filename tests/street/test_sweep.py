@@ -221,6 +221,21 @@ def test_a_run_made_from_something_else_is_not_taken_for_one_of_the_sweep(swept)
         drive.run(grid.read(file, {}, ["epochs=1"]), output, Quiet(), resume=True)
 
 
+def test_a_checkpoint_that_was_trained_anew_is_not_mixed_with_the_old(swept, tmp_path):
+    file, output, _ = swept
+    old = grid.read(file, {}, []).cells[0].recipe.checkpoint
+    made = output / "runs" / "similar"
+    written_there = (made / "recipe.toml").read_text()
+    new = tmp_path / "new.pt"
+    new.write_bytes(b"another network")
+    try:
+        (made / "recipe.toml").write_text(written_there.replace(old, str(new)))
+        with pytest.raises(ConfigError, match=rf"{new} has changed since .*similar was made"):
+            drive.run(grid.read(file, {}, [f"checkpoint={new}"]), output, Quiet(), resume=True)
+    finally:
+        (made / "recipe.toml").write_text(written_there)
+
+
 def test_two_sweeps_do_not_share_a_folder(swept):
     file, output, _ = swept
     with (

@@ -145,6 +145,15 @@ def test_predict_calls_no_code_of_a_bundle_unasked(run):
     assert len(predict(opened, images, runtime="pytorch", trust_factory=True)) == 1
 
 
+def test_predict_leaves_torch_as_its_caller_had_it(run, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    opened, images = bundle.read(run.bundle), np.zeros((1, 16, 16, 3), np.uint8)
+    predict(opened, images, runtime="pytorch", threads=before + 1, trust_factory=True)
+    assert torch.get_num_threads() == before
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_nothing_is_made_bolder_where_all_is_right():
     logits = np.eye(4, dtype=np.float32)[np.arange(20) % 4] * 3
     assert trust.temperature(logits, np.arange(20) % 4) == 1.0
