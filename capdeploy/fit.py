@@ -83,7 +83,8 @@ def fit(
         loaded = rebuild.build(architecture, outputs)
         loaded.load_state_dict(rebuild.up_to_date(fitting, loaded), strict=False)
     dropped = [name for name in raw if name.startswith(auxiliary)]
-    return Fitted(loaded.eval(), (*dropped, *unused), absent)
+    # What a factory has frozen for its own training is to be recovered with the rest here.
+    return Fitted(loaded.float().requires_grad_(True).eval(), (*dropped, *unused), absent)
 
 
 def load(
@@ -162,7 +163,7 @@ def _built(architecture: Architecture, outputs: int | None) -> nn.Module:
 
 def _loaded(module: nn.Module, state: State) -> nn.Module | None:
     """Let the weights become the network's own, without a second copy; None if some are missing."""
-    module.load_state_dict(rebuild.up_to_date(state, module), strict=False, assign=True)
+    rebuild.assign(module, state, strict=False)
     empty = any(value.is_meta for value in (*module.parameters(), *module.buffers()))
     return None if empty else module
 

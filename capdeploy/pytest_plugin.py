@@ -111,9 +111,11 @@ class FactItem(_Item):
         self.fact = fact
 
     def runtest(self) -> None:
-        """Fail if the fact got worse."""
+        """Fail if the fact got worse; an open question is skipped with its reason."""
         if self.fact.outcome == "regressed":
             raise RegressionError(self.fact.finding)
+        if self.fact.finding:
+            pytest.skip(f"inconclusive: {self.fact.finding}")
 
 
 class ApartItem(_Item):

@@ -227,6 +227,34 @@ def up_to_date(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[st
     return versioned
 
 
+def assign(network: nn.Module, state: dict[str, torch.Tensor], *, strict: bool) -> None:
+    """Let tensors become a network's own, without a second copy; weights that are shared stay so.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    state : dict[str, torch.Tensor]
+        Parameter name to tensor; of several names for one weight the last counts.
+    strict : bool
+        Whether names have to agree.
+
+    Raises
+    ------
+    RuntimeError
+        If they do not, or a shape does not.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    network.load_state_dict(up_to_date(state, network), strict=strict, assign=True)
+    for tied in names.values():
+        given = [name for name in tied if name in state]
+        for name in tied if len(tied) > 1 and given else ():
+            owner, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(owner), leaf, network.get_parameter(given[-1]))
+
+
 def from_plan(
     architecture: Architecture, outputs: int, plan: PruningPlan, weights: Path
 ) -> nn.Module:
@@ -258,8 +286,8 @@ def from_plan(
     network = build(architecture, outputs)
     apply(network, plan)
     try:
-        network.load_state_dict(up_to_date(load_file(weights), network), strict=True)
+        assign(network, load_file(weights), strict=True)
     except (RuntimeError, SafetensorError) as error:
         line = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{weights} does not fit {architecture}: {line}") from error
-    return network.eval()
+    return network.float().eval()  # buffers that are not in the file may be of another kind

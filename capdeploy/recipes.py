@@ -18,6 +18,7 @@ from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.recipe import Common, Recipe, TrainRecipe
 
 PREFIX = "CAPDEPLOY_"
+COUNTS = {"mean": 3, "std": 3, "input_size": 2}
 DEVICES = ("cpu", "cuda", "tensorrt", "gpu", "npu")
 LISTS = frozenset(
     {
@@ -135,14 +136,39 @@ def profile_of(recipe: Recipe) -> HardwareProfile:
 
 
 def with_runtime(profile: HardwareProfile, given: Mapping[str, Any]) -> HardwareProfile:
-    """Return a profile with some of its runtime settings replaced; empty values change nothing."""
+    """Return a profile with some of its runtime settings replaced; empty values change nothing.
+
+    Parameters
+    ----------
+    profile : HardwareProfile
+        The profile.
+    given : Mapping[str, Any]
+        Settings; what is named twice counts once.
+
+    Returns
+    -------
+    HardwareProfile
+        A copy.
+
+    Raises
+    ------
+    ConfigError
+        If a runtime or device is not known, or an offline run is asked for one image at a time.
+    """
     changes = {key: value for key, value in given.items() if value}
     for name in changes.get("runtimes", ()):
         RUNTIMES.load(name)
     for name in changes.get("devices", ()):
         if name not in DEVICES:
             raise ConfigError(f"unknown device '{name}'; {nearest(name, DEVICES)}")
-    return profile.model_copy(update={"runtime": profile.runtime.model_copy(update=changes)})
+    wanted = profile.runtime.model_copy(update=changes)
+    if changes.get("batch") == 1 and wanted.scenario == "offline":
+        raise ConfigError(
+            f"an offline run takes images in batches ({wanted.images_at_once} unless it is said); "
+            "leave --batch 1 away, or use --scenario single-stream"
+        )
+    once = {key: tuple(dict.fromkeys(getattr(wanted, key))) for key in ("runtimes", "devices")}
+    return profile.model_copy(update={"runtime": wanted.model_copy(update=once)})
 
 
 def to_toml(recipe: Common) -> str:
@@ -188,11 +214,11 @@ def _value(key: str, text: str) -> Any:
     value = _json(text)
     if key in LISTS and not isinstance(value, list):
         parts = [part.strip() for part in text.split(",") if part.strip()]
-        return (
-            parts
-            if key not in {"ratio", "mean", "std", "input_size"}
-            else [_json(part) for part in parts]
-        )
+        if key not in {"ratio", *COUNTS}:
+            return parts
+        # One number may stand for all, as on the command line.
+        numbers = [_json(part) for part in parts]
+        return numbers * COUNTS[key] if key in COUNTS and len(numbers) == 1 else numbers
     return value
 
 

@@ -212,3 +212,28 @@ def held(
         side[groups[side[groups] == undecided]] = train
     drawn: npt.NDArray[np.bool_] = side[tracks] == test
     return drawn
+
+
+def at_most(labels: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Draw positions, at most so many of each class, in their order.
+
+    Parameters
+    ----------
+    labels : npt.NDArray[np.int64]
+        (N,) classes.
+    count : int
+        Most of a class.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    npt.NDArray[np.int64]
+        Ascending positions.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = [
+        generator.permutation(np.flatnonzero(labels == label))[:count]
+        for label in np.unique(labels)
+    ]
+    return np.sort(np.concatenate(drawn))

@@ -205,7 +205,7 @@ class Samples:
         rows = np.flatnonzero(np.isin(labels, self.data_classes)).astype(np.int64)
         local = np.array([of_data[int(labels[row])] for row in rows], dtype=np.int64)
         if split == "train" and self.per_class is not None:
-            some = _at_most(local, self.per_class, self.seed)
+            some = resplit.at_most(local, self.per_class, self.seed)
             rows, local = rows[some], local[some]
         for label, name in enumerate(self.classes.names):
             if not (local == label).any():
@@ -252,16 +252,6 @@ class Samples:
                 f"{self.max_bad} tolerated, last {name}; mend or remove it, or raise "
                 "--max-bad-images"
             )
-
-
-def _at_most(labels: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Draw positions, at most so many of each class, in their order."""
-    generator = np.random.default_rng(seed)
-    drawn = [
-        generator.permutation(np.flatnonzero(labels == label))[:count]
-        for label in np.unique(labels)
-    ]
-    return np.sort(np.concatenate(drawn))
 
 
 def open_dataset(

@@ -6,7 +6,6 @@ import contextlib
 import glob
 import json
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,14 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+from filelock import BaseFileLock, FileLock
 
 from capdeploy import bundle
 from capdeploy.errors import OutputExistsError, UsageError
 
-OWNER = ".owner.json"
-"""Who works in a temporary folder: a process that may have died since."""
-RELEASED = {"pid": None}
+LOCK = ".lock"
+"""Held by who works in a temporary folder; the kernel lets go of it when that process ends."""
 
 
 def _nothing(work: Path) -> bool:
@@ -68,39 +66,54 @@ def open_workplace(
     refuse_existing(output, force=force)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-        if adopt is not None:
-            _take(adopt, work)
-        (work / OWNER).write_text(json.dumps(_myself()))
-        work.chmod(0o755)
+        work, lock = _begin(output) if adopt is None else _take(adopt)
     except OSError as error:
         raise UsageError(f"{output.parent} cannot be written to: {error.strerror}") from error
     done = False
     try:
         yield work
         refuse_existing(output, force=force)
-        if scrap is not None:
-            shutil.rmtree(work / scrap, ignore_errors=True)
-        (work / OWNER).unlink(missing_ok=True)
+        (work / LOCK).unlink(missing_ok=True)
         _replace(work, output)
         done = True
+        if scrap is not None:  # not before: if the move fails, it is what can be gone on from
+            shutil.rmtree(output / scrap, ignore_errors=True)
         for left in _left(output):  # of runs that nobody will go on with any more
             shutil.rmtree(left, ignore_errors=True)
     finally:
         if done or not salvage(work):
             shutil.rmtree(work, ignore_errors=True)
-        else:
-            remember(work / OWNER, RELEASED)
+        elif not (work / LOCK).exists():
+            (work / LOCK).touch()
+        lock.release()
 
 
-def _take(adopt: Path, work: Path) -> None:
-    """Move an abandoned folder to a name of our own; of two who try, one fails."""
+def _begin(output: Path) -> tuple[Path, BaseFileLock]:
+    """Make a folder that is locked before it has the name by which others find it."""
+    fresh = Path(tempfile.mkdtemp(prefix=f".{output.name}.begun-", dir=output.parent))
+    lock = FileLock(fresh / LOCK)
+    random = fresh.name.rpartition("-")[2]
     try:
-        (adopt / OWNER).write_text(json.dumps(_myself()))
-        adopt.rename(work)
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
+        # Where there are no locks, nobody can tell that a run has ended, and none goes on with it.
+        with contextlib.suppress(NotImplementedError):
+            lock.acquire(timeout=0)
+        fresh.chmod(0o755)
+        return fresh.rename(fresh.with_name(f".{output.name}.partial-{random}")), lock
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def _take(adopt: Path) -> tuple[Path, BaseFileLock]:
+    """Go on in an abandoned folder; of two who try, one fails."""
+    lock = FileLock(adopt / LOCK)
+    try:
+        if not (adopt / LOCK).is_file():
+            raise FileNotFoundError(adopt)
+        lock.acquire(timeout=0)
+    except (OSError, NotImplementedError) as error:  # taken (a Timeout is one), or moved
         raise UsageError(f"another run goes on with {adopt} already; wait for it") from error
+    return adopt, lock
 
 
 def unfinished(output: Path, mark: str) -> Path | None:
@@ -122,29 +135,32 @@ def unfinished(output: Path, mark: str) -> Path | None:
     return max(left, key=lambda path: path.stat().st_mtime, default=None)
 
 
+def at_work(output: Path, mark: str) -> Path | None:
+    """Find the folder of a run for `output` that somebody works in, and that holds `mark`."""
+    left = _left(output)
+    return next((path for path in _drafts(output)
+                 if path not in left and (path / mark).is_file()), None)  # fmt: skip
+
+
+def _drafts(output: Path) -> list[Path]:
+    found = output.parent.glob(f".{glob.escape(output.name)}.partial-*")
+    return [path for path in found if path.is_dir()]
+
+
 def _left(output: Path) -> list[Path]:
-    drafts = output.parent.glob(f".{glob.escape(output.name)}.partial-*")
-    return [path for path in drafts if path.is_dir() and _abandoned(path)]
-
-
-def _myself() -> dict[str, float | str]:
-    started = psutil.Process().create_time()
-    return {"host": platform.node(), "pid": os.getpid(), "started": started}
+    return [path for path in _drafts(output) if _abandoned(path)]
 
 
 def _abandoned(work: Path) -> bool:
-    owner = recall(work / OWNER)
-    if owner == RELEASED:
-        return True
+    if not (work / LOCK).is_file():
+        return False  # of an older version; it cannot be asked
+    lock = FileLock(work / LOCK)
     try:
-        if owner["host"] != platform.node():
-            return False  # its processes cannot be seen from here
-        process = psutil.Process(int(owner["pid"]))
-        return bool(abs(process.create_time() - float(owner["started"])) > 1)
-    except psutil.NoSuchProcess:
-        return True
-    except (TypeError, KeyError, ValueError, psutil.Error):
+        lock.acquire(timeout=0)
+    except (OSError, NotImplementedError):  # held (a Timeout is one), or there are no locks here
         return False
+    lock.release()
+    return (work / LOCK).is_file()
 
 
 def refuse_existing(output: Path, *, force: bool) -> None:
@@ -153,6 +169,15 @@ def refuse_existing(output: Path, *, force: bool) -> None:
         return
     if not force:
         raise OutputExistsError(f"{output} exists; choose another --output or add --force")
+    stays = (
+        "a file system is mounted there" if os.path.ismount(output)
+        else "it is the folder that this runs in" if Path.cwd().is_relative_to(output.resolve())
+        else None
+    )  # fmt: skip
+    if stays is not None:
+        raise OutputExistsError(
+            f"{output} cannot be replaced, {stays}; choose a folder in it, such as {output / 'run'}"
+        )
     ours = output.is_dir() and (not any(output.iterdir()) or (output / bundle.RECIPE).is_file())
     if not ours:
         raise OutputExistsError(

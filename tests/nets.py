@@ -146,6 +146,109 @@ class Separable(nn.Module):
         return self.head(F.relu(x).mean(dim=(2, 3)))
 
 
+class Narrow(nn.Module):
+    """A depthwise convolution that a large cut leaves a single channel."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.point = nn.Conv2d(8, 16, 1)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        x = F.relu(self.depthwise(F.relu(self.stem(images))))
+        return self.head(F.relu(self.point(x)).mean(dim=(2, 3)))
+
+
+class PreActivation(nn.Module):
+    """Residual blocks that normalise before they convolve: the next norm is the next block's."""
+
+    class Block(nn.Module):
+        """Half as wide inside."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(2 * width)
+            self.conv1 = nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)
+            self.conv2 = nn.Conv2d(2 * width, width, 3, padding=1, bias=False)
+
+        def forward(self, x):
+            return x + self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+
+    def __init__(self, num_classes: int = 10, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.stage = nn.Sequential(*(self.Block(width) for _ in range(3)))
+        self.norm, self.head = nn.BatchNorm2d(width), nn.Linear(width, num_classes)
+
+    def forward(self, images):
+        x = self.stage(self.stem(images))
+        return self.head(F.relu(self.norm(x)).mean(dim=(2, 3)))
+
+
+class OwnConv(nn.Conv2d):
+    """A convolution by another name."""
+
+
+class Joined(nn.Module):
+    """Two layers side by side, added to a third that is as wide as both."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.left, self.right = OwnConv(3, 8, 3), OwnConv(3, 8, 3)
+        self.both = nn.Conv2d(3, 16, 3)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        x = torch.cat([self.left(images), self.right(images)], dim=1) + self.both(images)
+        return self.head(F.relu(x).mean(dim=(2, 3)))
+
+
+class TiedConvs(nn.Module):
+    """Two convolutions with one weight."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, bias=False)
+        self.one, self.two = nn.Conv2d(16, 16, 3, bias=False), nn.Conv2d(16, 16, 3, bias=False)
+        self.two.weight = self.one.weight
+        self.last, self.head = nn.Conv2d(16, 32, 3), nn.Linear(32, num_classes)
+
+    def forward(self, images):
+        x = F.relu(self.two(F.relu(self.one(F.relu(self.stem(images))))))
+        return self.head(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
+class Pyramid(nn.Module):
+    """A layer and its norm that run at two resolutions, behind an activation in place."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem, self.after = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.shared, self.norm = nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        x = self.after(self.relu(self.stem(images)))
+        fine, coarse = (self.norm(self.shared(each)) for each in (x, F.avg_pool2d(x, 2)))
+        return self.head(fine.relu().mean(dim=(2, 3)) + coarse.relu().mean(dim=(2, 3)))
+
+
+class Twice(nn.Module):
+    """A network that has its layers under two names, as some ports of older code do."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.features = nn.Sequential(self.first, nn.ReLU(), self.second, nn.ReLU())
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
 class Deciding(nn.Module):
     """Control flow that depends on a value, which no symbolic trace can follow."""
 
@@ -192,6 +295,11 @@ class Tied(nn.Module):
 def fixed() -> nn.Module:
     """A factory that takes no number of classes."""
     return Chain(num_classes=10)
+
+
+def frozen(num_classes: int = 10) -> nn.Module:
+    """Made for double precision, and not to be trained."""
+    return Chain(num_classes).double().requires_grad_(False)
 
 
 def not_a_network() -> int:

@@ -229,6 +229,9 @@ def test_recipe_layers_in_order(tmp_path):
     assert (made.seed, made.epochs, made.batch_size, made.strategy) == (2, 3, 20, "taylor")
     assert made.classes == ("a", "b")
     assert made.ratio == (0.5, 0.75)
+    env = {"CAPDEPLOY_MEAN": "0.5", "CAPDEPLOY_STD": "0.1,0.2,0.3"}
+    told = recipes.resolve(file, env, ["input_size=32"], {})
+    assert (told.mean, told.std, told.input_size) == ((0.5,) * 3, (0.1, 0.2, 0.3), (32, 32))
     again = tmp_path / "again.toml"
     again.write_text(recipes.to_toml(made))
     assert recipes.resolve(again, {}, [], {}) == made

@@ -1,5 +1,6 @@
 """Weights into an architecture: what may differ, what may not, and what is left out."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,14 @@ def test_tied_parameters_stay_tied():
     with torch.no_grad():
         found.one.weight.add_(1)
     assert torch.equal(found.one.weight, found.two.weight)
+    copied = copy.deepcopy(found)  # in which what only shared memory would part
+    assert copied.one.weight is copied.two.weight
+    whole = sum(value.numel() for value in nets.Tied().parameters())
+    assert sum(value.numel() for value in copied.parameters()) == whole
+
+
+def test_what_a_factory_froze_or_made_double_is_as_any_other():
+    state = nets.frozen().state_dict()
+    found = fit.fit(state, Architecture.parse("tests.nets:frozen"), FILE).module
+    assert all(value.requires_grad for value in found.parameters())
+    assert {value.dtype for value in found.parameters()} == {torch.float32}

@@ -13,7 +13,7 @@ from capdeploy.bench.stats import percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.errors import BudgetError, ParityError, StepFailedError
 from capdeploy.values.profile import FLOORS, Budgets, HardwareProfile
-from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Settings, Skipped
+from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Skipped
 
 MIB = 1 << 20
 # What a budget is compared with: the estimate, and the interval that has to clear the limit.
@@ -35,7 +35,7 @@ def judge(
     Parameters
     ----------
     rows : Iterable[Row]
-        The benchmark's rows; skipped ones are passed over, the baseline's are compared with.
+        The benchmark's rows; skipped ones and the baseline's are passed over.
     profile : HardwareProfile
         The budgets.
     is_device : bool
@@ -47,14 +47,11 @@ def judge(
         One for each row and budget.
     """
     measured = [(row.settings, row.result) for row in rows if isinstance(row.result, Measured)]
-    baselines = {
-        at: found for at, found in measured if at.bundle == BASELINE and at.precision == "fp32"
-    }
     outcomes = []
     for settings, result in measured:
         if settings.bundle == BASELINE:
             continue
-        found = _absolute(result) | _relative(result, baselines.get(_place(settings)))
+        found = _absolute(result) | _relative(result)
         for budget in Budgets.model_fields:
             limit = getattr(profile.budgets, budget)
             if limit is None:
@@ -75,11 +72,6 @@ def judge(
     return tuple(outcomes)
 
 
-def _place(settings: Settings) -> Settings:
-    # In whatever precision a bundle runs, it stands for the head-cut network in single precision.
-    return settings.model_copy(update={"bundle": BASELINE, "precision": "fp32"})
-
-
 def _absolute(result: Measured) -> dict[str, Estimate]:
     size = result.size_bytes / MIB
     return {
@@ -90,15 +82,14 @@ def _absolute(result: Measured) -> dict[str, Estimate]:
     }
 
 
-def _relative(result: Measured, baseline: Measured | None) -> dict[str, Estimate]:
+def _relative(result: Measured) -> dict[str, Estimate]:
     """Estimate what can be: the speed-up needs paired rounds, the drop the same check images."""
     found: dict[str, Estimate] = {}
     versus = result.speed_up
     if versus is not None:
         found["min_speed_up"] = (versus.ratio, versus.low, versus.high)
         found["latency_ratio"] = (1 / versus.ratio, 1 / versus.high, 1 / versus.low)
-    before = baseline.accuracy if baseline is not None else None
-    after = result.accuracy
+    before, after = result.baseline_accuracy, result.accuracy
     if before is not None and after is not None and before.images == after.images:
         # Both answered the same fixed images, so the difference is exact, not a sample.
         drop = 100 * (before.correct - after.correct) / after.images

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from capdeploy.bench import effect, gate
 from capdeploy.bench.contest import Sampling
+from capdeploy.errors import MissingDeviceError
 from capdeploy.progress import Quiet, Say
 from capdeploy.values.gate import CalibratedRow, Calibration, GateReport, GateRow
 from capdeploy.values.profile import HardwareProfile
@@ -65,11 +66,22 @@ def run(
     for report in reports:
         for row in report.rows:
             rows.setdefault(gate.key(row.settings), []).append(row)
+    # What broke in one comparison is told, though others went well.
+    skipped = {
+        (gate.key(row.settings), row.result.reason): row
+        for report in reports for row in report.skipped
+    }  # fmt: skip
     last = reports[-1]
     return Calibration(
         base=last.base, profile=profile.id, environment=last.environment,
-        rows=tuple(map(_calibrated, rows.values())), skipped=last.skipped,
+        rows=tuple(map(_calibrated, rows.values())), skipped=tuple(skipped.values()),
     )  # fmt: skip
+
+
+def exit_code(found: Calibration) -> int:
+    """Tell what went wrong: the code of what broke; else 3 if there was nothing to measure with."""
+    broken = max((row.exit_code for row in found.skipped), default=0)
+    return broken or (0 if found.rows else MissingDeviceError.exit_code)
 
 
 def _calibrated(rows: Sequence[GateRow]) -> CalibratedRow:

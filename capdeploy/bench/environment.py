@@ -121,18 +121,17 @@ def is_device(profile: HardwareProfile, here: Environment) -> bool:
     Returns
     -------
     bool
-        True if every given field of the profile's ``match`` agrees; false if none is given.
+        True if every given field of the profile's ``match`` agrees; if none is given, whether it
+        is a profile of any host. (One that inherits from such a profile says more.)
     """
     match = profile.match
-    if match.any_host:
-        return True
     checks = [
         re.search(match.cpu_model, here.cpu_model) is not None if match.cpu_model else None,
         match.arch == here.arch if match.arch else None,
         here.cores_allowed >= match.min_cores if match.min_cores else None,
     ]
     given = [check for check in checks if check is not None]
-    return bool(given) and all(given)
+    return all(given) if given else match.any_host
 
 
 def _version(name: str) -> str:

@@ -92,9 +92,11 @@ def row(
     peak = peak_rss_mib()
     device_ms = measure.by_own_clock(session, batches, clock)
     accuracy, parity = check(session, bundle, checks, settings.runtime)
-    versus = None
+    versus, before = None, None
     if baseline is not None:
-        versus = _versus(baseline, session, batches, settings, runtime, clock, seconds * 2 / 3)
+        versus, before = _versus(
+            baseline, session, batches, settings, runtime, clock, seconds * 2 / 3
+        )
     result = Measured(
         effective=dict(session.effective),
         load_ms=load_ms,
@@ -108,6 +110,7 @@ def row(
         accuracy=accuracy,
         parity=parity,
         speed_up=versus,
+        baseline_accuracy=before,
     )
     session.close()
     return result
@@ -130,13 +133,15 @@ def _versus(
     runtime: Runtime,
     clock: Clock,
     seconds: float,
-) -> SpeedUp:
+) -> tuple[SpeedUp, Accuracy]:
+    """Time the baseline in turns with a bundle, and judge it by its own check images."""
     other: Session = runtime.open(baseline, settings.device, settings.threads)
     measure.warm(other, batches, clock)
     measure.warm(session, batches, clock)
     result = measure.paired(other, session, batches, clock, seconds=seconds)
+    accuracy, _ = check(other, baseline, CheckImages.load(baseline.folder), settings.runtime)
     other.close()
-    return result
+    return result, accuracy
 
 
 def check(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from capdeploy import __version__
+from capdeploy.cli._output import leave_stdout
 from capdeploy.errors import INTERRUPTED, CapdeployError, MissingExtraError
 
 EPILOG = """
@@ -96,8 +96,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         # click lists choices one a line; an error is one line here.
         return _stop(" ".join(error.format_message().split()), error.exit_code)
     except BrokenPipeError:
-        # The reader of our output has gone (for example `| head`); nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_stdout()
         return 0
     except Exception as error:  # no traceback reaches a user without --debug
         if debug:

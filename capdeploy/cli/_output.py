@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,21 +33,27 @@ def tell(style: str, json_text: str, tables: Sequence[Any]) -> None:
     tables : Sequence[Any]
         `capdeploy.report.tables.Table` objects that show it.
     """
-    if style == "json":
-        click.echo(json_text.rstrip())
-    elif style == "md":
-        from capdeploy.report import markdown
+    try:
+        if style == "json":
+            click.echo(json_text.rstrip())
+        elif style == "md":
+            from capdeploy.report import markdown
 
-        click.echo("\n\n".join(map(markdown.render, tables)))
-    else:
-        from rich.console import Console
+            click.echo("\n\n".join(map(markdown.render, tables)))
+        else:
+            from capdeploy.report import text
 
-        from capdeploy.report import text
+            text.show(tables)
+    except BrokenPipeError:
+        leave_stdout()
 
-        width = None if sys.stdout.isatty() else text.WIDEST_PIPE
-        console = Console(width=width, soft_wrap=False)
-        for table in tables:
-            text.render(table, console)
+
+def leave_stdout() -> None:
+    """Write on into nothing: who read our output has gone (`| head`), but the work has not.
+
+    Files are still to be written, and the exit code is the verdict's.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:

@@ -36,9 +36,9 @@ def command(style: str, **flags: Any) -> int:
             trust_factory=trust,
         )  # fmt: skip
         tell(style, found.to_json(), [shown.calibration(found)])
-        if log is not None:
+        if log is not None and found.rows:
             history.append(log, history.calibrated(found))
-        return 0
+        return calibrate.exit_code(found)
     floors = history.floors(entries, read())
     report = gate.run(
         base, head, profile, sampling=sampling, floors=floors, say=Progress(), trust_factory=trust

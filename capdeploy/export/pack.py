@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
 
-from capdeploy import __version__, bundle
+from capdeploy import __version__, bundle, tensorfile
 from capdeploy.errors import CapdeployError
 from capdeploy.export import graph, parity
 from capdeploy.export.simplify import simplify
@@ -199,8 +198,7 @@ def seal(
     check_images : int
         How many images go along.
     """
-    state = {name: value.cpu().contiguous() for name, value in model.module.state_dict().items()}
-    save_file(state, folder / bundle.WEIGHTS)
+    tensorfile.save(model.module.state_dict(), folder / bundle.WEIGHTS)
     chosen = test.take(check_images, seed=0)
     pixels = chosen.pixels(np.arange(len(chosen)))
     logits = answers(model.on("cpu"), model.preprocessing.apply(pixels))

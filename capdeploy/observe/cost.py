@@ -30,7 +30,8 @@ def geometry(network: nn.Module, seen: Trace) -> NetworkGeometry:
     )
     total = sum(parameter.numel() for parameter in network.parameters())
     known = NetworkGeometry(layers=layers, other_parameters=0).cost().parameters
-    return NetworkGeometry(layers=layers, other_parameters=total - known)
+    # Layers that share their weights count each for itself, as in the files of a bundle.
+    return NetworkGeometry(layers=layers, other_parameters=max(0, total - known))
 
 
 def _layer(name: str, layer: nn.Module, seen: Trace) -> LayerGeometry:

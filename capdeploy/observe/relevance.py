@@ -35,7 +35,8 @@ class Explanation:
     Parameters
     ----------
     layers : Mapping[str, torch.Tensor]
-        At the output of each convolution and linear layer, in the output's shape.
+        At the output of each convolution and linear layer, in the output's shape; of one that runs
+        at several resolutions (N, C, all positions, 1).
     inputs : torch.Tensor | None
         At the input, (N, 3, H, W); None if it was not asked for.
     absorbed : float
@@ -46,6 +47,23 @@ class Explanation:
     layers: Mapping[str, torch.Tensor]
     inputs: torch.Tensor | None
     absorbed: float
+
+
+def _both(before: torch.Tensor | None, relevance: torch.Tensor) -> torch.Tensor:
+    if before is None:
+        return relevance
+    if before.shape == relevance.shape:
+        return before + relevance
+    return torch.cat([before.flatten(2), relevance.flatten(2)], dim=2)[..., None]
+
+
+class _Tracer(fx.Tracer):
+    """Sees layers whole, those of a class of the user's own too, if they compute as torch's do."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        """Tell whether a module is one operation."""
+        plain = type(module).forward in (nn.Conv2d.forward, nn.Linear.forward)
+        return plain or super().is_leaf_module(module, name)
 
 
 class Explainer:
@@ -74,7 +92,7 @@ class Explainer:
             if getattr(layer, "inplace", False) is True:
                 layer.inplace = False  # type: ignore[assignment]
         try:
-            self._graph = fx.symbolic_trace(copied)
+            self._graph = fx.GraphModule(copied, _Tracer().trace(copied))
         except Exception as error:  # torch.fx lets whatever the forward function raises through
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ArchitectureError(f"torch.fx cannot trace the network: {line}") from error
@@ -125,8 +143,8 @@ class Explainer:
                     continue
                 elif node.op == "call_module" and node.target in self._watched:
                     # A layer that runs several times owns what passes in all its runs.
-                    before = layers.get(str(node.target), 0.0)
-                    layers[str(node.target)] = before + relevance
+                    name = str(node.target)
+                    layers[name] = _both(layers.get(name), relevance)
                 for source, share in self._hand_back(node, values, relevance, to_input=to_input):
                     flow.give(source, share)
         absorbed = 0.0 if at_input is None else 1.0 - float(at_input.sum()) / len(images)

@@ -81,18 +81,19 @@ def trace(network: nn.Module, example: torch.Tensor) -> Trace:
         If the pass fails or the answer is not (N, outputs).
     """
     seen = Trace()
-    makers: dict[int, tuple[str, torch.Tensor]] = {}
+    makers: dict[int, tuple[str, torch.Tensor, int]] = {}
 
     def note(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(layer, NORMS):
             maker = makers.get(id(inputs[0]))
-            if maker is not None and maker[1] is inputs[0]:
+            # An operation in place in between hands the same tensor on, with other values.
+            if maker is not None and maker[1] is inputs[0] and maker[2] == inputs[0]._version:
                 seen.norm_of.setdefault(maker[0], name)
             if name not in seen.norms:
                 seen.norms.append(name)
             return
         # The tensor is kept alive so that its id cannot be given to another one.
-        makers[id(output)] = (name, output)
+        makers[id(output)] = (name, output, output._version)
         if name in seen.filters:
             seen.filters.remove(name)
         seen.filters.append(name)

@@ -35,6 +35,8 @@ class Ground:
     whole : Mapping[str, int]
         Width of each group before any step, if this is a later one; ratios and floors count from
         there.
+    gone : int
+        Channels of groups that went with blocks in earlier steps.
     latency : LatencyTable | None
         The layers' times; budgets of latency and the allocation ``latency`` need them.
     blocks : Sequence[Block]
@@ -48,6 +50,7 @@ class Ground:
     full: Cost
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     whole: Mapping[str, int] = field(default_factory=dict)
+    gone: int = 0
     latency: LatencyTable | None = None
     blocks: Sequence[Block] = ()
 

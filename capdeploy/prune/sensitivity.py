@@ -27,6 +27,7 @@ from capdeploy.values.scores import FilterScores
 from capdeploy.values.sensitivity import LEVELS
 
 Curves = dict[str, tuple[float, ...]]
+METHOD = 2  # raised when curves come about in another way: stored ones are then measured anew
 
 
 def curves(
@@ -67,13 +68,13 @@ def curves(
         group for group in groups
         if any(scores.of(member.layer) for member in group.members if member.side == "out")
     ]  # fmt: skip
-    file = cache / f"sensitivity-{_key(model, scores, images)}.json" if cache else None
-    stored = workplace.recall(file) if file is not None else None
-    if isinstance(stored, dict):
-        return {name: tuple(curve) for name, curve in stored.items()}
     batches = [batch.to(model.device) for batch, _ in images.batches(batch_size)]
     with torch.no_grad(), evaluating(model.module):
         whole = [F.log_softmax(model.module(batch), dim=1) for batch in batches]
+        file = cache / f"sensitivity-{_key(model, scored, scores, whole)}.json" if cache else None
+        stored = workplace.recall(file) if file is not None else None
+        if isinstance(stored, dict):
+            return {name: tuple(curve) for name, curve in stored.items()}
         found: Curves = {}
         for done, group in enumerate(scored):
             found[group.name] = _curve(model.module, group, scores, batches, whole)
@@ -109,11 +110,12 @@ def _curve(
     return tuple(float(harm) for harm in curve)
 
 
-def _key(model: Model, scores: FilterScores, images: Images) -> str:
-    """Hash all that the curves depend on."""
+def _key(
+    model: Model, groups: Sequence[Group], scores: FilterScores, answers: Sequence[torch.Tensor]
+) -> str:
+    """Hash all that the curves depend on; the answers stand for images and code alike."""
     state = hashlib.sha256(scores.to_json().encode())
-    for value in model.module.state_dict().values():
+    for value in (*model.module.state_dict().values(), *answers):
         state.update(value.detach().cpu().numpy().tobytes())
-    state.update(repr((images.preprocessing, images.split, LEVELS)).encode())
-    state.update(images.pixels(np.arange(len(images))).tobytes())
+    state.update(repr((METHOD, LEVELS, groups)).encode())
     return state.hexdigest()[:20]

@@ -30,22 +30,29 @@ def group_scores(group: Group, scores: FilterScores) -> list[float]:
     PlanError
         If no layer of the group is scored.
     """
-    votes = []
+    votes: list[list[float | None]] = []
     for member in group.members:
         values = scores.of(member.layer) if member.side == "out" else None
         if values is not None:
             votes.append(_votes(member, values, scores.across))
     if not votes:
         raise PlanError(f"no layer of group {group.name} is scored")
-    if scores.across == "max":
-        return [max(channel) for channel in zip(*votes, strict=True)]
-    return [sum(channel) / len(votes) for channel in zip(*votes, strict=True)]
+    return [_joined(channel, scores.across) for channel in zip(*votes, strict=True)]
 
 
-def _votes(member: Member, values: tuple[float, ...], across: str) -> list[float]:
+def _joined(votes: tuple[float | None, ...], across: str) -> float:
+    """Join the votes of the layers that have a channel; behind a concatenation not all have."""
+    cast = [vote for vote in votes if vote is not None]
+    if not cast:
+        return 0.0
+    return max(cast) if across == "max" else sum(cast) / len(cast)
+
+
+def _votes(member: Member, values: tuple[float, ...], across: str) -> list[float | None]:
     size = sum(map(abs, values)) / len(values) or 1.0
     scale = 1.0 if across == "max" else size
     return [
-        sum(values[position] for position in positions) / (scale * max(1, len(positions)))
+        sum(values[position] for position in positions) / (scale * len(positions))
+        if positions else None
         for positions in member.positions
-    ]
+    ]  # fmt: skip

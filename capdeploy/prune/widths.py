@@ -115,8 +115,9 @@ def _caps(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[allocat
     """Say what has to hold: a share of the channels, or every limit."""
     if budget.limit is None:
         # Channels of groups that cannot shrink are not asked for either.
-        channels = sum(group.unit * ground.width_of(group) for group in free)
-        most = channels * (1 - (budget.ratio or 0.0))
+        channels = ground.gone + sum(group.unit * ground.width_of(group) for group in free)
+        # Rounded: of 80 channels a ratio of 0.8 leaves 16, and not 15.999999999999996.
+        most = round(channels * (1 - (budget.ratio or 0.0)), 6)
         return [allocate.Cap(ground.meter("channels"), most, 1.0)]
     caps = []
     for limit in (budget.limit, *budget.also):

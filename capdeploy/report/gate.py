@@ -150,6 +150,8 @@ def junit(report: GateReport) -> str:
         case = ET.SubElement(suite, "testcase", classname="capdeploy.facts", name=fact.name)
         if fact.outcome == "regressed":
             ET.SubElement(case, "failure", message=fact.finding)
+        elif fact.finding:
+            ET.SubElement(case, "skipped", message=f"inconclusive: {fact.finding}")
     for row in report.rows:
         case = ET.SubElement(
             suite, "testcase", classname="capdeploy.latency", name=_place(row.settings)

@@ -127,7 +127,7 @@ def _verdict(report: RunReport) -> tuple[bool, str]:
         f"{metrics.name}: the {proof.stage} graph answers differently"
         for metrics in report.models for proof in metrics.artifact.parity if not proof.holds
     ]  # fmt: skip
-    broken += [metrics.missed for metrics in report.models if metrics.missed is not None]
+    broken += [line for metrics in report.models for line in metrics.misses]
     benchmark = report.benchmark
     if not isinstance(benchmark, BenchmarkReport):
         line = f"not measured: {benchmark.reason}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -10,6 +14,32 @@ from rich.text import Text
 from capdeploy.report.tables import Table
 
 WIDEST_PIPE = 200
+
+
+class _Pipe(Console):
+    """A console that says it when its reader has gone, instead of ending the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the `BrokenPipeError` through."""
+        raise
+
+
+def show(tables: Sequence[Table]) -> None:
+    """Print tables to stdout.
+
+    Parameters
+    ----------
+    tables : Sequence[Table]
+        What to print.
+
+    Raises
+    ------
+    BrokenPipeError
+        If nobody reads any more.
+    """
+    console = _Pipe(width=None if sys.stdout.isatty() else WIDEST_PIPE, soft_wrap=False)
+    for table in tables:
+        render(table, console)
 
 
 def render(table: Table, console: Console) -> None:
@@ -22,9 +52,12 @@ def render(table: Table, console: Console) -> None:
     console : Console
         Where to.
     """
-    laid = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    # As plain text: names of files may look like markup.
+    title = Text(table.title, style="table.title")
+    laid = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, column in enumerate(table.columns):
-        laid.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if position == 0 else "right"
+        laid.add_column(Text(column), justify=justify, overflow="fold")
     for row in table.rows:
         laid.add_row(*map(Text, row))
     console.print(laid)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from capdeploy.observe import moments, rows
 from capdeploy.score.judged import Judged
@@ -126,5 +127,8 @@ def _coupled_weights(module: nn.Module, group: Group) -> torch.Tensor:
             if member.side == "in" and isinstance(layer, nn.Conv2d) and layer.groups > 1:
                 continue  # a depthwise filter is an output already
             rows_ = rows_.flatten(1) if rows_.ndim > 1 else rows_[:, None]
-            parts.append(torch.stack([rows_[list(p)].flatten() for p in member.positions]))
+            found = [rows_[list(p)].flatten() for p in member.positions]
+            # Behind a concatenation a layer has some of the channels only; zeros add nothing.
+            longest = max(map(len, found))
+            parts.append(torch.stack([F.pad(each, (0, longest - len(each))) for each in found]))
     return torch.cat(parts, dim=1)[None, ..., None].cpu().double()

@@ -94,30 +94,39 @@ class _Scorer:
             raise TypeError("a strategy that watches layers needs per_image and per_filter")
         self.watch, self.judged, self.options = strategy.watch, judged, options
         self._per_image, self._per_filter = strategy.per_image, strategy.per_filter
-        self._running: dict[str, _Running] = {}
+        # By layer, and by the statistic's shape: a layer may run at several resolutions.
+        self._running: dict[str, dict[torch.Size, _Running]] = {}
         self._generators: dict[str, torch.Generator] = {}
         self._labels = torch.zeros(1, dtype=torch.int64)
+        model = judged.model
+        self._classes = model.trace.outputs if model.classes is None else len(model.classes)
+        # A whole head has a thousand outputs, of which a few have images.
+        self._class_of = torch.zeros(model.trace.outputs, dtype=torch.int64)
+        self._class_of[model.targets(torch.arange(self._classes))] = torch.arange(self._classes)
 
     def batches(self, size: int | None = None, images: Images | None = None) -> signals.Batches:
         """Yield images and targets; what is told until the next batch belongs to this one."""
         for batch, targets in self.judged.batches(images, size):
-            self._labels = targets
+            self._labels = self._class_of[targets.cpu()]
             yield batch, targets
 
     def tell(self, layer: str, values: torch.Tensor) -> None:
         """Add what was seen of one layer for the present batch."""
         if layer not in self._generators:
             self._generators[layer] = self.judged.generator(layer)
-            self._running[layer] = _Running(self.judged.model.trace.outputs)
+            self._running[layer] = {}
         seen = Seen(values=values, generator=self._generators[layer], options=self.options)
-        self._running[layer].add(self._per_image(seen), self._labels)
+        statistic = self._per_image(seen)
+        running = self._running[layer].setdefault(statistic.shape[1:], _Running(self._classes))
+        running.add(statistic, self._labels)
 
     def scores(self) -> dict[str, torch.Tensor]:
         """Turn what was heard into scores."""
-        return {
-            name: self._per_filter(entry.summary(self.options))
-            for name, entry in self._running.items()
-        }
+        found = {}
+        for name, entries in self._running.items():
+            scores = [self._per_filter(each.summary(self.options)) for each in entries.values()]
+            found[name] = torch.stack(scores).mean(dim=0)
+        return found
 
 
 def _watch(scorer: _Scorer, say: Say) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from capdeploy import labels, model, samples, weights
 from capdeploy.data import Dataset
-from capdeploy.errors import ArchitectureError, MissingDeviceError, UntrustedError
+from capdeploy.errors import ArchitectureError, ConfigError, MissingDeviceError, UntrustedError
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Samples
@@ -50,6 +50,8 @@ def preprocessing(recipe: Common, dataset: Dataset, origin: Origin | None = None
 def architecture(recipe: Recipe, origin: Origin | None = None) -> Architecture | None:
     """Read which network the weights belong to; None: to be found by their names and shapes."""
     if recipe.arch is None:
+        if recipe.arch_args:
+            raise ConfigError("--arch-arg is for an architecture that is named; add --arch")
         return _stored(recipe, origin)
     return Architecture.parse(recipe.arch).model_copy(update={"arguments": recipe.arch_args})
 

@@ -6,9 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from capdeploy import __version__, bundle, rebuild, workplace
+from capdeploy import __version__, bundle, rebuild, tensorfile, workplace
 from capdeploy.bundle import digest
 from capdeploy.errors import CapdeployError, ConfigError, StepFailedError
 from capdeploy.export import pack
@@ -56,6 +54,8 @@ def find(
     """
     left = workplace.unfinished(output, f"{JOURNAL}/{BEGUN}")
     if left is None:
+        if resume and (busy := workplace.at_work(output, f"{JOURNAL}/{BEGUN}")) is not None:
+            say.note(f"{busy} is another run's, still at work; this one begins anew")
         return None, None
     file = left / JOURNAL / BEGUN
     if not resume:
@@ -123,8 +123,7 @@ class Journal:
         present = [name for name in STATES if getattr(made, name) is not None]
         for name in present:
             state = getattr(made, name).module.state_dict()
-            tensors = {key: value.cpu().contiguous() for key, value in state.items()}
-            save_file(tensors, folder / f"{name}.safetensors")
+            tensorfile.save(state, folder / f"{name}.safetensors")
         record = Finished(
             name=made.name, plan=made.plan, states=tuple(present),
             digests=self._digests(made.name, present), training=made.training,

@@ -218,7 +218,11 @@ def _stepwise(
     for step in range(1, steps + 1):
         say.step(f"step {step} of {steps} of {name}")
         ground = scoring.ground(recipe, model, images, say, head=None, full=drawn.full)
-        ground = replace(ground, whole=whole)
+        # A depthwise layer of one channel is a group of its own now, with nothing to give.
+        there = [group for group in ground.groups if group.name in whole]
+        names = {group.name for group in there}
+        gone = sum(cut.unit * cut.width for cut in plan.groups if cut.group not in names)
+        ground = replace(ground, groups=there, whole=whole, gone=gone)
         further = planning.draw(ground, budget.part(step, steps, has))
         plan = plan.then(further).model_copy(update={"budget": budget})
         if step == steps:

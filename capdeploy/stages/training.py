@@ -84,11 +84,12 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    keeper = keep.Folder(folder, origin, words)
+    keeper.require_same()
     (folder / RECIPE).write_text(words)
     course = Course(images.train, images.validation, balance=recipe.balance, augment=recipe.augment)
     amp = device == "cuda" and torch.cuda.is_bf16_supported() if recipe.amp is None else recipe.amp
     settings = replace(settings_of(recipe, recipe.epochs), amp=amp)
-    keeper = keep.Folder(folder, origin, words)
     best, record = finetune.run(fresh, course, settings, say, keeper)
     say.step("judge on the test split")
     test = evaluate.accuracy(

@@ -123,7 +123,9 @@ def read(file: Path, environment: Mapping[str, str], settings: Sequence[str]) ->
         )
     axes = {name: _points(name, value) for name, value in varied.items()}
     base = recipes.layered(environment, settings, table)
-    text = tomli_w.dumps({**base, TABLE: varied})
+    # TOML has no word for what is left to the default.
+    said = {key: value for key, value in base.items() if value is not None}
+    text = tomli_w.dumps({**said, TABLE: varied})
     count = 1
     for points in axes.values():
         count *= len(points)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import torch
 
 from capdeploy.model import Model
@@ -40,20 +43,21 @@ def reestimate(model: Model, images: Images, *, batch_size: int) -> Model:
     if not norms or len(images) < 2:
         return model.with_module(module)
     momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.reset_running_stats()
-        layer.train()
-    seen = 0
-    with torch.no_grad():
+    seen = dict.fromkeys(norms, 0)
+
+    def weigh(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        # A small last batch counts as little as it is, where torch's own average over batches would
+        # count it like the others; and a norm that runs twice in a pass sees twice as many.
+        seen[layer] += len(inputs[0])
+        layer.momentum = len(inputs[0]) / seen[layer]
+
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for layer in norms:
+            layer.reset_running_stats()
+            hooks.callback(layer.train().register_forward_pre_hook(weigh).remove)
         for batch, _ in images.batches(batch_size):
-            if len(batch) < 2:  # it has no variance to average
-                continue
-            seen += len(batch)
-            for layer in norms:
-                # A small last batch counts as little as it is; torch's own average over batches
-                # would count it like the others.
-                layer.momentum = len(batch) / seen
-            module(batch.to(model.device))
+            if len(batch) >= 2:  # a single one has no variance to average
+                module(batch.to(model.device))
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return model.with_module(module.eval())

@@ -52,7 +52,12 @@ def kept_channels(teacher: Model, plan: PruningPlan) -> dict[str, tuple[int, ...
     kept = {cut.layer: cut.kept_out for cut in plan.layers}
     trace = teacher.trace
     gone = {teacher.head, *plan.gone}
-    spoken = [trace.norm_of.get(name, name) for name in trace.filters if name not in gone]
+    # The norm behind a layer may lie in the next block (pre-activation), and go with it.
+    removed = tuple(f"{block.name}." for block in plan.removed)
+    norms = {
+        name: norm for name, norm in trace.norm_of.items() if not norm.startswith(removed)
+    }  # fmt: skip
+    spoken = [norms.get(name, name) for name in trace.filters if name not in gone]
     return {name: kept.get(name) for name in spoken}
 
 

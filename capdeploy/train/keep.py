@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from capdeploy import tensorfile
 from capdeploy.errors import CheckpointError, ConfigError
 from capdeploy.model import device_of
 from capdeploy.train.loop import Progress
@@ -30,9 +31,8 @@ BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.safetensors
 def save(state: Mapping[str, torch.Tensor], file: Path, notes: Mapping[str, str]) -> None:
     """Write tensors and words to a file that appears whole or not at all."""
     draft = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    plain = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     try:
-        save_file(plain, draft, metadata=dict(notes))
+        tensorfile.save(state, draft, notes)
         draft.chmod(0o644)  # safetensors would keep it from all others
         draft.replace(file)
     finally:
@@ -57,6 +57,19 @@ class Folder:
         self._origin = origin
         self._words = words
 
+    def require_same(self) -> None:
+        """Stop if what was kept belongs to another recipe; a `ConfigError` says so."""
+        file = self._folder / RESUME
+        try:
+            with safe_open(file, framework="pt") as opened:
+                kept = json.loads(opened.metadata()["capdeploy.progress"])["recipe"]
+        except Exception:  # not there, or damaged, which `restore` will say
+            return
+        if kept != self._words:
+            raise ConfigError(
+                f"{file} was kept by another recipe; repeat that, or begin anew with --force"
+            )
+
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
         """Bring network and optimizer to where they stood after the last epoch.
 
@@ -76,8 +89,6 @@ class Folder:
         ------
         CheckpointError
             If what was kept is damaged.
-        ConfigError
-            If it belongs to another recipe.
         """
         file = self._folder / RESUME
         if not file.is_file():
@@ -85,10 +96,6 @@ class Folder:
         try:
             with safe_open(file, framework="pt") as opened:
                 notes = json.loads(opened.metadata()["capdeploy.progress"])
-            if notes["recipe"] != self._words:
-                raise ConfigError(
-                    f"{file} was kept by another recipe; repeat that, or begin anew with --force"
-                )
             tensors = load_file(file)
             module.load_state_dict(_part(tensors, "now."))
             _restore_optimizer(optimizer, _part(tensors, "optimizer."))
@@ -104,8 +111,6 @@ class Folder:
                 notes["start"], notes["best_epoch"], best, tensors["peak"].numpy(),
                 notes["peak_epoch"], shuffle, history, notes["diverged"],
             )  # fmt: skip
-        except ConfigError:
-            raise
         except Exception as error:  # a damaged file fails in every way
             raise CheckpointError(
                 f"{file} is damaged ({type(error).__name__}: {error}); begin anew with --force"

@@ -29,7 +29,7 @@ def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.M
     sized = {} if outputs is None else {"num_classes": outputs}
     try:
         network: nn.Module = timm.create_model(name, pretrained=False, **sized, **arguments)
-    except TypeError as error:
+    except Exception as error:  # each network has its own words for what it cannot be
         raise ArchitectureError(f"architecture timm:{name}: {error}; check --arch-arg") from error
     return network
 

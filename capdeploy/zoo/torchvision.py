@@ -33,7 +33,7 @@ def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.M
     settings |= arguments
     try:
         network: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
-    except TypeError as error:
+    except Exception as error:  # each network has its own words for what it cannot be
         raise ArchitectureError(f"architecture {name}: {error}; check --arch-arg") from error
     return network
 

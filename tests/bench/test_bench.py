@@ -11,6 +11,7 @@ from capdeploy.bench import budgets, environment, matrix, measure, stats, worker
 from capdeploy.bench.clock import FakeClock, WallClock
 from capdeploy.errors import (
     BudgetError,
+    ConfigError,
     MissingDeviceError,
     ParityError,
     StepFailedError,
@@ -258,6 +259,9 @@ def test_a_profile_matches_only_if_every_given_field_does():
             {"schema": 1, "id": "x", "device": {"arch": "any"}, "match": match}, source="test"
         )
         assert not environment.is_device(other, here)
+    # What inherits from a profile of any host and names its own is of that one only.
+    match = plain.match.model_copy(update={"cpu_model": "no such model"})
+    assert not environment.is_device(plain.model_copy(update={"match": match}), here)
 
 
 def test_environment_is_json(run):
@@ -303,5 +307,7 @@ def test_offline_takes_large_batches_unless_a_batch_is_given(run):
     assert {settings.batch for _, settings in matrix._rows(opened, profile)} == {32}
     own = recipes.with_runtime(profile, {"batch": 4})
     assert {(at.batch, at.scenario) for _, at in matrix._rows(opened, own)} == {(4, "offline")}
+    with pytest.raises(ConfigError, match=r"in batches \(32 unless it is said\); leave --batch 1"):
+        recipes.with_runtime(profile, {"batch": 1})
     usual = profiles.load("this-host")
     assert {settings.batch for _, settings in matrix._rows(opened, usual)} == {1}

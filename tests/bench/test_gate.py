@@ -245,11 +245,13 @@ def test_junit_counts_failures_and_open_questions():
     settings = Settings(bundle="b", runtime="fake", device="cpu", threads=1)
     row = contest.contest(Weather(0), settings, profile(), FEW)
     worse = Fact(name="MACs", base="1", head="2", outcome="regressed", finding="MACs: 1 < 2 & 3")
-    report = report_of(
-        [row.model_copy(update={"verdict": "inconclusive", "reason": "wind"})]
-    ).model_copy(update={"facts": (worse,)})
+    report = report_of([row.model_copy(update={"verdict": "inconclusive", "reason": "wind"})])
+    open_ = Fact(name="accuracy", base="1", head="2", outcome="changed", finding="other images")
+    same = Fact(name="bytes", base="1", head="1", outcome="same")
+    report = report.model_copy(update={"facts": (worse, open_, same)})
     suite = ET.fromstring(shown.junit(report))
-    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("2", "1", "1")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "2")
+    assert suite.find("testcase/skipped").get("message") == "inconclusive: other images"
     assert suite.find("testcase/failure").get("message") == "MACs: 1 < 2 & 3"
 
 

@@ -1,11 +1,14 @@
 """The gate at the door: exit codes, streams, files."""
 
 import json
+import os
+import subprocess
+import sys
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.commands import capdeploy
+from tests.commands import ROOT, capdeploy
 
 QUICK = ("--runtimes", "onnxruntime", "--devices", "cpu", "--blocks", 5)
 CALM = ("--min-effect", 0.5, "--max-noise", 0.9)
@@ -72,6 +75,31 @@ def test_a_calibration_is_stored(run, tmp_path):
     entry = json.loads(log.read_text())
     assert entry["kind"] == "calibration"
     assert list(entry["noise"]) == ["onnxruntime cpu fp32 threads=1 batch=1"]
+
+
+def test_a_calibration_without_a_row_is_no_success(run, tmp_path):
+    log = tmp_path / "history.jsonl"
+    asked = ("gate", "--base", run.bundle, "--runtimes", "pytorch", "--calibrate", 1)
+    done = capdeploy(*asked, "--history", log)  # a factory's code is not run unasked
+    assert done.returncode == 3, done.stderr
+    assert "--trust-factory" in done.stdout
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("style", ["text", "json", "md"])
+def test_a_reader_that_goes_away_costs_neither_files_nor_verdict(run, tmp_path, style):
+    log = tmp_path / "history.jsonl"
+    sides = ("--base", run.bundle, "--head", run.bundle, *QUICK, "--max-noise", 1e-9)
+    words = map(str, ("gate", *sides, "--strict", "--history", log, "-f", style))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "capdeploy", *words], cwd=ROOT, stdout=gone,
+            stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 5, done.stderr
+    assert len(log.read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

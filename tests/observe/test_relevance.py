@@ -256,6 +256,12 @@ def test_what_others_read_too_is_not_folded():
     assert all(bool(value.isfinite().all()) for value in layers.values())
 
 
+def test_a_norm_behind_an_activation_in_place_is_not_the_layer_s():
+    """The tensor is the same, what it holds is not."""
+    seen = trace(nets.Pyramid().eval(), torch.zeros(1, 3, 16, 16))
+    assert seen.norm_of == {"shared": "norm"}
+
+
 def test_an_addition_gives_to_the_summands_of_its_own_sign():
     from capdeploy.observe import rules
 

@@ -1,5 +1,6 @@
 """Budgets are kept, from below, monotonically; where to cut follows the harm."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -244,6 +245,27 @@ def test_global_cuts_where_the_harm_is_least(residual):
     assert next(cut for cut in plan.groups if cut.group == "conv1").kept == tuple(range(8, 16))
 
 
+def test_a_ratio_is_met_where_its_decimals_are_not_those_of_the_machine(residual):
+    """Four fifths of 80 leave 16, though 80 * (1 - 0.8) is 15.999999999999996."""
+    ground = ground_of(residual)
+    channels = sum(cut.width * cut.unit for cut in planning.draw(ground, Budget(ratio=0)).groups)
+    for fifths in range(1, 5):
+        plan = planning.draw(ground, Budget(ratio=fifths / 5, allocation="global", align=1))
+        left = sum(len(cut.kept) * cut.unit for cut in plan.groups)
+        assert left == math.floor(channels * (5 - fifths) / 5)
+
+
+def test_what_went_with_a_block_still_counts_in_later_steps(residual):
+    ground = ground_of(residual)
+    ground = replace(ground, whole={group.name: group.width for group in ground.groups})
+    channels = sum(cut.width * cut.unit for cut in planning.draw(ground, Budget(ratio=0)).groups)
+    budget = Budget(ratio=0.5, allocation="global", align=1)
+    for gone in (0, channels // 2, channels):
+        plan = planning.draw(replace(ground, gone=gone), budget)
+        left = sum(len(cut.kept) * cut.unit for cut in plan.groups)
+        assert left == (channels + gone) // 2
+
+
 def test_cumulative_scores_are_taken_as_they_are(residual):
     narrow = head.cut(residual, SUBSET)
     layers = [
@@ -278,6 +300,11 @@ def test_sensitivity_measures_and_remembers(residual, digits, tmp_path):
 
     again = sensitivity.curves(narrow, found, scores, images, **arguments)
     assert again == curves
+    assert len(list(tmp_path.iterdir())) == 1
+    # The same weights in other code are another network.
+    other = narrow.with_module(narrow.copy_module())
+    other.module.register_forward_hook(lambda module, inputs, output: 3 * output)
+    assert sensitivity.curves(other, found, scores, images, **arguments) != curves
     # One group, half of it silent: the divergence is the one that the definition gives.
     group = next(group for group in found if group.name == "conv1")
     lowest = sorted(range(16), key=votes.group_scores(group, scores).__getitem__)[:8]

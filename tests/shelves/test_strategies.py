@@ -1,6 +1,8 @@
 """Every strategy of the shelf, whichever there are, plus each paper's own reference."""
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,12 +12,17 @@ from hypothesis import strategies as st
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError
 from capdeploy.observe.taps import tapped
-from capdeploy.prune import groups
+from capdeploy.prune import groups, votes
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
+from capdeploy.score import layers
 from capdeploy.strategies import STRATEGIES, Consumer, Coupled, Seen, Strategy, Summary, Watch
 from capdeploy.train import head
 from capdeploy.values.budget import Budget
+from capdeploy.values.classes import ClassSubset
+from capdeploy.values.scores import FilterScores, LayerScores
+from tests import nets
+from tests.conftest import wrap
 from tests.references import scoring
 
 ALL = STRATEGIES.names()
@@ -131,6 +138,48 @@ def test_every_filter_making_layer_but_the_head_is_scored(name, narrow, digits):
     assert widths == {
         "stem": 16, "conv1": 16, "conv2": 16, "expand": 32, "depthwise": 32, "project": 16
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n != "bn_scale"])
+@pytest.mark.parametrize("network", ["Joined", "Pyramid"])
+def test_networks_with_habits_of_their_own_are_scored_whole(name, network, digits):
+    """Layers side by side, of a class of the user's own, and one that runs at two resolutions."""
+    torch.manual_seed(0)
+    narrow = head.cut(wrap(getattr(nets, network)()), digits.classes)
+    scores = scored(name, narrow, digits.train.take(6, seed=0), batch_size=6, seed=0)
+    expected = {"Joined": {"left", "right", "both"}, "Pyramid": {"stem", "shared"}}[network]
+    assert {entry.layer for entry in scores.layers} == expected
+    for group in groups.find(narrow):
+        assert all(math.isfinite(value) for value in votes.group_scores(group, scores))
+
+
+def test_a_layer_that_has_some_of_the_channels_does_not_count_for_the_others(digits):
+    narrow = head.cut(wrap(nets.Joined()), digits.classes)
+    alike = FilterScores(
+        strategy="x", images=0, seed=0,
+        layers=tuple(
+            LayerScores(layer=layer, values=(1.0,) * width)
+            for layer, width in (("left", 8), ("right", 8), ("both", 16))
+        ),
+    )  # fmt: skip
+    [group] = [each for each in groups.find(narrow) if each.width == 16]
+    assert votes.group_scores(group, alike) == [1.0] * 16
+
+
+def test_a_whole_head_of_many_outputs_takes_no_more_memory(digits, monkeypatch):
+    subset = ClassSubset(kept=(0, 901), names=("a", "b"), total=1000)
+    torch.manual_seed(0)
+    whole = wrap(nets.Chain(1000))
+    whole = dataclasses.replace(whole, classes=subset)
+    held = []
+    plain = layers._Running.__post_init__
+    monkeypatch.setattr(
+        layers._Running, "__post_init__", lambda self: (held.append(self.classes), plain(self))
+    )
+    few = digits.train.take(6, seed=0)
+    scores = scored("hwai", whole, dataclasses.replace(few, labels=few.labels % 2))
+    assert set(held) == {2}
+    assert max(scores.of("features.0")) <= 2
 
 
 @pytest.mark.parametrize("name", [n for n in SEEING if n != "shapley"])

@@ -86,6 +86,7 @@ BAD_REQUESTS = [
     (("--arch", "tests.nowhere:Net"), 2, "cannot import tests.nowhere"),
     (("--arch", "tests.nets:not_a_network"), 2, "returned int, expected a torch.nn.Module"),
     (("--arch-arg", "wdith=3"), 2, "unexpected keyword argument 'wdith'; check --arch-arg"),
+    (("--arch", "resnet18", "--arch-arg", "groups=2"), 2, "groups=1.*check --arch-arg"),
     (("--classes", "7,1,sevn"), 2, "unknown class 'sevn': known: 0, 1, 2"),
     (("--classes", "7,1,7"), 2, "class 7 is chosen more than once"),
     (("--classes", "7"), 2, "1 class chosen, at least 2"),

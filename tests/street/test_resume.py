@@ -1,12 +1,13 @@
 """A run that ends before its time goes on where it was, and ends as if nothing had happened."""
 
+import errno
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -157,16 +158,69 @@ def test_of_two_who_go_on_one_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_of_another_machine_is_not_taken(tmp_path):
-    work = tmp_path / ".out.partial-x"
-    work.mkdir()
-    (work / "mark").write_text("")
-    owner = {"host": "elsewhere", "pid": 1 << 22, "started": 0.0}
-    (work / workplace.OWNER).write_text(json.dumps(owner))
+def test_a_run_that_was_killed_is_found_wherever_it_ran(tmp_path):
+    """A container that is begun anew has another host name; the lock went with the process."""
+    words = (
+        "import os, pathlib, sys; from capdeploy import workplace\n"
+        "with workplace.open_workplace(pathlib.Path(sys.argv[1])) as work:\n"
+        "    (work / 'mark').touch(); print(work, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", words, str(tmp_path / "out")], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    work = Path(process.stdout.readline().strip())
     assert workplace.unfinished(tmp_path / "out", "mark") is None
-    (work / workplace.OWNER).write_text(json.dumps(owner | {"host": platform.node()}))
-    assert workplace.unfinished(tmp_path / "out", "mark") == work
+    assert workplace.at_work(tmp_path / "out", "mark") == work
+    process.kill()
+    process.communicate()
     assert workplace.unfinished(tmp_path / "out", "other") is None
+    assert workplace.at_work(tmp_path / "out", "mark") is None
+    assert workplace.unfinished(tmp_path / "out", "mark") == work
+    with workplace.open_workplace(tmp_path / "out", adopt=work) as here:
+        assert here == work
+        assert workplace.unfinished(tmp_path / "out", "mark") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mark"]
+
+
+def test_a_folder_without_a_lock_is_not_taken(tmp_path):
+    (tmp_path / ".out.partial-x").mkdir()
+    (tmp_path / ".out.partial-x" / "mark").touch()
+    assert workplace.unfinished(tmp_path / "out", "mark") is None
+    assert workplace.at_work(tmp_path / "out", "mark") is not None
+
+
+def test_what_can_be_gone_on_from_outlives_a_move_that_fails(tmp_path, monkeypatch):
+    def fails(work, output):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(output))
+
+    monkeypatch.setattr(workplace, "_replace", fails)
+    with (
+        pytest.raises(OSError, match="busy"),
+        workplace.open_workplace(
+            tmp_path / "out", scrap="notes", salvage=lambda work: (work / "notes").is_dir()
+        ) as work,
+    ):
+        (work / "notes").mkdir()
+        (work / "notes" / "one").touch()
+    assert workplace.unfinished(tmp_path / "out", "notes/one") == work
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_the_folder_that_one_is_in_is_not_replaced(place, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "recipe.toml").touch()
+    (tmp_path / "in" / "recipe.toml").touch()
+    monkeypatch.chdir(tmp_path / "in")
+    with pytest.raises(OutputExistsError, match=r"the folder that this runs in; choose .*/?run$"):
+        workplace.refuse_existing(Path(place), force=True)
+
+
+def test_a_mount_is_not_replaced(monkeypatch, tmp_path):
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)  # mounting takes more rights
+    with pytest.raises(OutputExistsError, match="a file system is mounted there; choose a folder"):
+        workplace.refuse_existing(tmp_path, force=True)
 
 
 def test_a_whole_run_is_not_made_again(run):

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from capdeploy import bundle, pipeline, rebuild
+from capdeploy.errors import BudgetError
 from capdeploy.progress import Quiet
+from capdeploy.values.artifact import Quantized
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import RunReport
 from tests import nets
@@ -240,6 +242,50 @@ def test_steps_end_where_one_step_would(trained, tmp_path, budget):
         assert np.allclose(network(inputs).numpy(), check.logits, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [
+        ("Narrow", {"ratio": (0.9,), "steps": 3, "align": 1}),  # a layer becomes one channel wide
+        ("Twice", {"ratio": (0.5,)}),  # two names for the same layers
+        ("TiedConvs", {"ratio": (0.5,), "epochs": 1}),  # two layers with the same weights
+        ("frozen", {"ratio": (0.5,), "epochs": 1}),
+        (
+            "PreActivation",
+            {
+                "ratio": (),
+                "max_macs": ("40%",),
+                "allocation": "global",
+                "depth": "prune",
+                "align": 16,
+                "protect": ("stem",),
+                "tolerance": 1.0,
+                "epochs": 1,
+            },
+        ),
+    ],
+)
+def test_networks_that_are_written_down_with_care(network, changes, tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path / "network.pt"
+    torch.save(getattr(nets, network)().state_dict(), file)
+    wanted = recipe(file, arch=f"tests.nets:{network}", **({"epochs": 0} | changes))
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    slim = report.models[1]
+    assert slim.after.macs < 0.8 * slim.before.macs
+    assert slim.training is None or slim.training.epochs[0].loss > 0
+    opened = bundle.read(tmp_path / "out" / slim.name)
+    bundle.verify(opened)
+    network = rebuild.from_plan(
+        opened.manifest.checkpoint.architecture, 10,
+        PruningPlan.from_json((opened.folder / bundle.PLAN).read_bytes()),
+        opened.folder / bundle.WEIGHTS,
+    )  # fmt: skip
+    check = bundle.CheckImages.load(opened.folder)
+    with torch.no_grad():
+        answers = network(torch.from_numpy(opened.manifest.checkpoint.input.apply(check.images)))
+    assert np.allclose(answers.numpy(), check.logits, atol=1e-4)
+
+
 def test_plans_are_inspected_and_compared(run, tmp_path):
     plan = run.bundle / bundle.PLAN
     shown = capdeploy("inspect", plan)
@@ -285,13 +331,13 @@ def test_an_interrupted_run_leaves_nothing_behind(trained, tmp_path, number):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(trained, tmp_path):
-    """A real file system of 100 kB, mounted in a namespace of its own."""
+    """A real file system of 80 kB, mounted in a namespace of its own."""
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)]
     if shutil.which("unshare") is None or subprocess.run(probe, check=False).returncode:
         pytest.skip("a full disk needs a small one: this kernel forbids unprivileged mounts")
     arguments = " ".join(map(str, base(trained, "--ratio", "0.5", "--no-bench")))
     script = (
-        f"mount -t tmpfs -o size=100k none {tmp_path} && {sys.executable} -m capdeploy {arguments} "
+        f"mount -t tmpfs -o size=80k none {tmp_path} && {sys.executable} -m capdeploy {arguments} "
         f"-o {tmp_path}/out; code=$?; ls -A {tmp_path}; exit $code"
     )
     done = subprocess.run(
@@ -384,6 +430,34 @@ def test_validation_is_the_tail_of_every_class_and_nothing_is_lost(digits):
         back = digits.validation.rows[digits.validation.labels == label]
         assert front.max() < back.min()
     assert not set(digits.train.rows) & set(digits.validation.rows)
+
+
+def test_what_is_lost_in_fewer_bits_counts_too(run):
+    slim = run.report.models[1]
+    right = slim.accuracy[-1]
+    first, *others = right.classes
+    worse = right.model_copy(
+        update={"classes": (first.model_copy(update={"correct": first.correct - 2}), *others)}
+    )
+    int8 = Quantized(
+        precision="int8", runtime="openvino", files=("a.xml",), size_bytes=1, before=right,
+        after=worse,
+    )  # fmt: skip
+    all_lost = slim.lost.points + 200 / right.images
+    for most, misses in ((all_lost + 0.01, 0), (all_lost - 0.01, 1), (slim.lost.points - 0.01, 2)):
+        bound = {"max_accuracy_drop": max(0.0, most), "quantized": (int8,)}
+        strict = slim.model_copy(update=bound)
+        found = run.report.model_copy(update={"models": (run.report.models[0], strict)})
+        assert len(strict.misses) == misses or most < 0
+        if strict.misses:
+            with pytest.raises(BudgetError, match=r"in int8 \(openvino\) loses .* points"):
+                found.require_accuracy()
+        else:
+            found.require_accuracy()
+    rejected = int8.model_copy(update={"rejected": "loses too much"})
+    assert not slim.model_copy(
+        update={"max_accuracy_drop": all_lost - 0.01, "quantized": (rejected,)}
+    ).misses
 
 
 def test_what_is_lost_is_paired_and_may_be_bounded(trained, tmp_path):

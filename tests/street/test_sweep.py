@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capdeploy import pipeline
+from capdeploy.bench import environment
 from capdeploy.errors import ConfigError, OutputExistsError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import sweep as tables
 from capdeploy.sweep import drive, grid, results
-from capdeploy.values.report import RunReport
+from capdeploy.values.report import BenchmarkReport, Measured, Row, RunReport, Settings
 from capdeploy.values.sweep import SweepReport, dominated
 from capdeploy.workers import cores
 from tests.commands import ROOT, capdeploy
@@ -109,10 +111,46 @@ def test_a_network_that_answers_wrongly_is_a_failure(run):
     assert not list(results._faults(run.report))
 
 
+@pytest.mark.parametrize(("precision", "faults"), [("fp32", 1), ("int8", 0)])
+def test_fewer_bits_answer_otherwise_by_design(run, precision, faults):
+    proof = run.report.models[1].artifact.parity[-1]
+    away = proof.model_copy(update={"top1_agreement": 0.97, "max_abs_error": 0.3})
+    measured = Measured(
+        effective={}, load_ms=1, first_ms=1, warmup_ms=(), latency_ms=(1.0,), peak_rss_mib=1,
+        size_bytes=1, parity=away,
+    )  # fmt: skip
+    settings = Settings(
+        bundle="ratio-0.5", runtime="onnxruntime", device="cpu", threads=1, precision=precision
+    )
+    report = BenchmarkReport(
+        environment=environment.read(), profile="this-host", emulated=False, includes="all",
+        rows=(Row(settings=settings, result=measured),),
+    )  # fmt: skip
+    found = results._faults(run.report.model_copy(update={"benchmark": report}))
+    assert len(list(found)) == faults
+
+
 def test_without_a_runtime_of_graphs_rows_have_no_latency(run, trained):
     cell = grid.Cell("x", {}, recipe(trained, runtimes=("pytorch",)))
     rows = list(results._rows(cell, run.report))
     assert [row.timing for row in rows] == [None, None]
+
+
+def test_what_may_be_lost_is_asked_of_the_sweep(run, trained):
+    worse = run.report.models[1].lost.model_copy(update={"points": 3.0})
+    models = (run.report.models[0], run.report.models[1].model_copy(update={"lost": worse}))
+    report = run.report.model_copy(update={"models": models})
+    for most, missed in ((None, False), (4.0, False), (2.0, True)):
+        cell = grid.Cell("x", {}, recipe(trained, max_accuracy_drop=most))
+        rows = list(results._rows(cell, report))
+        assert [row.missed is not None for row in rows] == [False, missed]
+
+
+def test_a_key_may_be_left_to_its_default(sweep):
+    assert "lr = 0.01" in grid.read(sweep, {}, ["lr=0.01"]).text
+    found = grid.read(sweep, {"CAPDEPLOY_LR": "0.01"}, ["lr=null"])
+    assert "lr" not in tomllib.loads(found.text)
+    assert found.cells[0].recipe.lr is None
 
 
 def test_what_the_command_line_said_is_in_the_sweep_s_own_recipe(sweep):

@@ -99,8 +99,9 @@ def test_progress_of_another_recipe_or_damaged_is_refused(
     model = residual.with_module(residual.copy_module(), classes=digits.classes)
     with pytest.raises(KeyboardInterrupt):
         finetune.run(model, course, SETTINGS, Quiet(), Interrupting(tmp_path, origin, "a"))
+    keep.Folder(tmp_path, origin, "a").require_same()
     with pytest.raises(ConfigError, match="kept by another recipe"):
-        finetune.run(model, course, SETTINGS, Quiet(), keep.Folder(tmp_path, origin, "b"))
+        keep.Folder(tmp_path, origin, "b").require_same()
     file = tmp_path / keep.RESUME
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"resume.safetensors is damaged .* --force"):
@@ -149,8 +150,10 @@ def test_an_existing_run_is_gone_on_with_only_if_asked(tmp_path, capsys):
     assert run(tmp_path, *train_words(output)) == 2
     assert "--resume or --force" in capsys.readouterr().err
     assert run(tmp_path, *train_words(output, "--resume")) == 0  # nothing is left to do
+    before = (output / "training.toml").read_bytes()
     assert run(tmp_path, *train_words(output, "--resume", "--seed", "7")) == 2
     assert "another recipe" in capsys.readouterr().err
+    assert (output / "training.toml").read_bytes() == before
     foreign = tmp_path / "mine"
     foreign.mkdir()
     (foreign / "notes.txt").write_text("mine")

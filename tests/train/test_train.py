@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from capdeploy.errors import ArchitectureError
 from capdeploy.progress import Quiet
@@ -94,6 +95,23 @@ def test_a_small_last_batch_counts_as_little_as_it_is(residual, digits):
     whole, _ = next(images.batches(34))
     mean = narrow.module.stem(whole).mean(dim=(0, 2, 3))
     assert torch.allclose(fresh.module.bn0.running_mean, mean, atol=1e-5)
+
+
+def test_a_norm_that_runs_twice_has_the_statistics_of_both(digits):
+    torch.manual_seed(0)
+    model = wrap(nets.Pyramid())
+    images = digits.train.take(34, seed=0)
+    seen = []
+    hook = model.module.shared.register_forward_hook(lambda *call: seen.append(call[2]))
+    fresh = batchnorm.reestimate(model, images, batch_size=32)
+    hook.remove()
+    alike = fresh.module
+    batch, _ = next(images.batches(34))
+    with torch.no_grad():
+        x = alike.after(alike.relu(alike.stem(batch)))
+        both = [alike.shared(each).mean(dim=(0, 2, 3)) for each in (x, F.avg_pool2d(x, 2))]
+    assert torch.allclose(alike.norm.running_mean, (both[0] + both[1]) / 2, atol=2e-2)
+    assert not torch.allclose(both[0], both[1], atol=2e-2)
 
 
 def test_one_image_has_no_statistics(residual, digits):
