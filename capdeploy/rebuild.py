@@ -286,7 +286,9 @@ def from_plan(
     network = build(architecture, outputs)
     apply(network, plan)
     try:
-        assign(network, load_file(weights), strict=True)
+        # Copied: where a file's tensor begins in memory, kernels may round otherwise.
+        state = {name: value.clone() for name, value in load_file(weights).items()}
+        assign(network, state, strict=True)
     except (RuntimeError, SafetensorError) as error:
         line = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{weights} does not fit {architecture}: {line}") from error

@@ -92,11 +92,7 @@ def row(
     peak = peak_rss_mib()
     device_ms = measure.by_own_clock(session, batches, clock)
     accuracy, parity = check(session, bundle, checks, settings.runtime)
-    versus, before = None, None
-    if baseline is not None:
-        versus, before = _versus(
-            baseline, session, batches, settings, runtime, clock, seconds * 2 / 3
-        )
+    versus, before = _versus(baseline, session, batches, settings, runtime, clock, seconds * 2 / 3)
     result = Measured(
         effective=dict(session.effective),
         load_ms=load_ms,
@@ -126,15 +122,17 @@ def _refuse_foreign_code(runtime: Runtime, bundle: Bundle, baseline: Bundle | No
 
 
 def _versus(
-    baseline: Bundle,
+    baseline: Bundle | None,
     session: Session,
     batches: Sequence[measure.Batch],
     settings: Settings,
     runtime: Runtime,
     clock: Clock,
     seconds: float,
-) -> tuple[SpeedUp, Accuracy]:
+) -> tuple[SpeedUp | None, Accuracy | None]:
     """Time the baseline in turns with a bundle, and judge it by its own check images."""
+    if baseline is None:
+        return None, None
     other: Session = runtime.open(baseline, settings.device, settings.threads)
     measure.warm(other, batches, clock)
     measure.warm(session, batches, clock)
