@@ -185,15 +185,16 @@ class Samples:
         which they are, whole tracks are drawn; else the last images of each class go, for files
         stand in name order.
         """
-        held = np.zeros(len(images), dtype=np.bool_)
-        if self.dataset.track is not None:
-            tracks = resplit.tracks(self.dataset, "train", self.dataset.track)[images.rows]
-            draw = np.random.default_rng(self.seed)
-            held = resplit.held(images.labels, tracks, self.validation_share, draw)
+        tracks = resplit.tracks(self.dataset, "train", self.dataset.track)[images.rows]
+        draw = np.random.default_rng(self.seed)
+        held = resplit.held(images.labels, tracks, self.validation_share, draw)
         for label in np.unique(images.labels):
             members = np.flatnonzero(images.labels == label)
-            if not held[members].any():  # no tracks are known, or there is only one
-                held[members[-max(1, round(len(members) * self.validation_share)) :]] = True
+            unknown = np.unique(tracks[members]).size == len(members)
+            if unknown or not held[members].any():  # or there is only one
+                last = -max(1, round(len(members) * self.validation_share))
+                held[members] = False
+                held[members[last:]] = True
         return held
 
     def _test(self) -> str:

@@ -78,6 +78,18 @@ def test_class_folders(tmp_path, second):
     assert data.read("test", 2)[0, 0].tolist() == [14, 1, 0]
 
 
+def test_images_without_a_track_in_their_names_stay_in_order(tmp_path):
+    for label in (0, 14):
+        for number in range(10):
+            image(tmp_path / "train" / f"{label:05d}" / f"{number:05d}.png", (label, number, 0))
+    training(tmp_path / "test", (0, 14), suffix="png")
+    data = open_dataset(f"gtsrb:{tmp_path}")
+    classes = ClassSubset(kept=(0, 14), names=("a", "b"), total=43)
+    rule = Preprocessing(height=5, width=7, mean=(0,) * 3, std=(1,) * 3)
+    held = Samples(data, (0, 14), classes, rule, 0.2, 0, 1, seed=3).validation
+    assert held.pixels(np.arange(4))[:, 0, 0, 1].tolist() == [8, 9, 8, 9]
+
+
 def test_validation_has_whole_tracks(tmp_path):
     for label in (0, 14):
         for track, frames in ((0, 6), (1, 6), (2, 6)):
