@@ -55,7 +55,10 @@ def find(
     left = workplace.unfinished(output, f"{JOURNAL}/{BEGUN}")
     if left is None:
         if resume and (busy := workplace.at_work(output, f"{JOURNAL}/{BEGUN}")) is not None:
-            say.note(f"{busy} is another run's, still at work; this one begins anew")
+            say.note(
+                f"{busy} is a run that is still at work, or lies where there are no file locks; "
+                "this one begins anew"
+            )
         return None, None
     file = left / JOURNAL / BEGUN
     if not resume:
