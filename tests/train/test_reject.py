@@ -12,6 +12,7 @@ from capdeploy import bundle, pipeline, rebuild
 from capdeploy.errors import ConfigError
 from capdeploy.predict import predict
 from capdeploy.progress import Quiet
+from capdeploy.stages import making
 from capdeploy.stages.journal import Journal
 from capdeploy.train import head, reject, trust
 from capdeploy.values.manifest import REJECTED
@@ -107,6 +108,23 @@ def test_a_bundle_with_a_reject_output_is_whole(rejecting):
     assert set(found.auroc) == set(found.false_accepts) == {"max logit", "energy", "reject output"}
     assert found.accepted_dropped < 0.5 < found.accepted_kept
     assert len(found.taken_for) == kept
+
+
+def test_the_output_learns_from_dropped_images_though_training_wants_none(trained, monkeypatch):
+    learnt_from = []
+    plain = reject.add
+
+    def add(model, images, others, **rest):
+        learnt_from.append((len(images), len(others)))
+        return plain(model, images, others, **rest)
+
+    monkeypatch.setattr(reject, "add", add)
+    wanted = recipe(trained, reject_class=True, epochs=0, bench=False, dropped_images=0.0)
+    planned = pipeline.plan(wanted, Quiet())
+    made = making.Made("x", planned.plans[0], planned.narrow)
+    making._rejecting(made, planned.samples, wanted, Quiet())
+    [(images, others)] = learnt_from
+    assert others == images
 
 
 def test_predict_asks_the_output(rejecting):
