@@ -99,7 +99,8 @@ def _begin(output: Path) -> tuple[Path, BaseFileLock]:
             lock.acquire(timeout=0)
         fresh.chmod(0o755)
         return fresh.rename(fresh.with_name(f".{output.name}.partial-{random}")), lock
-    except BaseException:
+    except BaseException:  # raised again: not even Ctrl-C may leave the folder behind
+        lock.release()
         shutil.rmtree(fresh, ignore_errors=True)
         raise
 

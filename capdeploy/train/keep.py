@@ -60,15 +60,18 @@ class Folder:
     def require_same(self) -> None:
         """Stop if what was kept belongs to another recipe; a `ConfigError` says so."""
         file = self._folder / RESUME
-        try:
-            with safe_open(file, framework="pt") as opened:
-                kept = json.loads(opened.metadata()["capdeploy.progress"])["recipe"]
-        except Exception:  # not there, or damaged, which `restore` will say
-            return
-        if kept != self._words:
+        if file.is_file() and self._notes(file).get("recipe") != self._words:
             raise ConfigError(
                 f"{file} was kept by another recipe; repeat that, or begin anew with --force"
             )
+
+    def _notes(self, file: Path) -> dict[str, Any]:
+        """Read the words of a progress file; a `CheckpointError` if it is damaged."""
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return dict(json.loads(opened.metadata()["capdeploy.progress"]))
+        except Exception as error:  # a damaged file fails in every way
+            raise _damaged(file, error) from error
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
         """Bring network and optimizer to where they stood after the last epoch.
@@ -93,9 +96,8 @@ class Folder:
         file = self._folder / RESUME
         if not file.is_file():
             return None
+        notes = self._notes(file)
         try:
-            with safe_open(file, framework="pt") as opened:
-                notes = json.loads(opened.metadata()["capdeploy.progress"])
             tensors = load_file(file)
             module.load_state_dict(_part(tensors, "now."))
             _restore_optimizer(optimizer, _part(tensors, "optimizer."))
@@ -112,9 +114,7 @@ class Folder:
                 notes["peak_epoch"], shuffle, history, notes["diverged"],
             )  # fmt: skip
         except Exception as error:  # a damaged file fails in every way
-            raise CheckpointError(
-                f"{file} is damaged ({type(error).__name__}: {error}); begin anew with --force"
-            ) from error
+            raise _damaged(file, error) from error
 
     def keep(self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Write the best and the last weights, and all that going on needs."""
@@ -142,6 +142,12 @@ class Folder:
         save(now, self._folder / LAST, origin)
         save(progress.best_state, self._folder / BEST, origin)
         save(state, self._folder / RESUME, {"capdeploy.progress": json.dumps(notes)})
+
+
+def _damaged(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} is damaged ({type(error).__name__}: {error}); begin anew with --force"
+    )
 
 
 def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

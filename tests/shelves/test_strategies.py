@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError
 from capdeploy.observe.taps import tapped
+from capdeploy.progress import Quiet
 from capdeploy.prune import groups, votes
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
@@ -166,20 +167,24 @@ def test_a_layer_that_has_some_of_the_channels_does_not_count_for_the_others(dig
     assert votes.group_scores(group, alike) == [1.0] * 16
 
 
-def test_a_whole_head_of_many_outputs_takes_no_more_memory(digits, monkeypatch):
+def test_a_whole_head_of_many_outputs_takes_no_more_memory(digits):
     subset = ClassSubset(kept=(0, 901), names=("a", "b"), total=1000)
     torch.manual_seed(0)
-    whole = wrap(nets.Chain(1000))
-    whole = dataclasses.replace(whole, classes=subset)
-    held = []
-    plain = layers._Running.__post_init__
-    monkeypatch.setattr(
-        layers._Running, "__post_init__", lambda self: (held.append(self.classes), plain(self))
-    )
+    whole = dataclasses.replace(wrap(nets.Chain(1000)), classes=subset)
+    plain, rows = STRATEGIES.load("hwai"), []
+
+    def per_filter(summary):
+        rows.append(len(summary.by_class))
+        return plain.per_filter(summary)
+
     few = digits.train.take(6, seed=0)
-    scores = scored("hwai", whole, dataclasses.replace(few, labels=few.labels % 2))
-    assert set(held) == {2}
-    assert max(scores.of("features.0")) <= 2
+    few = dataclasses.replace(few, labels=few.labels % 2)
+    judged = score.Judged(whole, groups.find(whole), few, None, 6, 0)
+    counting = dataclasses.replace(plain, per_filter=per_filter)
+    scores, used = layers.score(counting, judged, {}, Quiet())
+    assert used == 6
+    assert set(rows) == {2}
+    assert 0 < float(scores["features.0"].max()) <= 2
 
 
 @pytest.mark.parametrize("name", [n for n in SEEING if n != "shapley"])
