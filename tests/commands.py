@@ -1,7 +1,7 @@
 """The command line in a process of its own, without waiting for its imports each time.
 
-A server process imports once what the commands need, and forks for every command. Nothing but
-importing has happened in it, so what a command finds is what a fresh interpreter would have.
+A server process imports once what the commands need (the exporter's operators too: `tests.once`),
+and forks for every command, which finds what a fresh interpreter would have.
 Tests of the start itself (signals, what `--help` imports) begin a fresh interpreter instead.
 """
 
@@ -16,8 +16,9 @@ ROOT = Path(__file__).parent.parent
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload([
-    "torch", "torch._dynamo", "torch.onnx._internal.exporter._core", "torch_pruning",
-    "torchvision", "networkx", "onnxscript.function_libs.torch_lib.registration",
+    "torch", "torch._dynamo", "torch._functorch.aot_autograd", "torch.export._trace",
+    "torch.onnx._internal.exporter._compat", "tests.once", "torch_pruning", "torchvision",
+    "networkx", "sympy.combinatorics", "onnxscript.function_libs.torch_lib.registration",
     "sklearn.datasets", "onnxruntime", "openvino", "capdeploy.cli.compress",
     "capdeploy.pipeline", "tests.nets",
 ])  # fmt: skip

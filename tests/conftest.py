@@ -20,7 +20,7 @@ from capdeploy.samples import Samples
 from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.recipe import Recipe
-from tests import nets
+from tests import nets, once  # noqa: F401 - importing `once` is what it is for
 
 PREPROCESSING = Preprocessing(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 SUBSET = ClassSubset(kept=(7, 1, 4), names=("7", "1", "4"), total=10)
@@ -37,6 +37,13 @@ ALONE = (
     "bench/test_bench.py", "bench/test_gate.py", "bench/test_layers.py", "bench/test_matrix.py",
     "bench/test_tune.py", "cli/test_gate.py", "data/test_listing.py", "test_pytest_plugin.py",
 )  # fmt: skip
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None):
+        # Before the test processes begin. What computes with more than one thread in them would
+        # wait for its own by spinning, and takes ten times as long where cores are shared.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def pytest_collection_modifyitems(items):

@@ -14,10 +14,10 @@ from pathlib import Path
 from capdeploy.export.graph import describe
 from capdeploy.values.artifact import Simplification
 
-# onnxsim asks for torch, does without, and starts much sooner.
+# onnxsim asks for torch and sympy, does without, and starts much sooner.
 _CHILD = """
 import sys
-sys.modules["torch"] = None
+sys.modules["torch"] = sys.modules["sympy"] = None
 import onnx, onnxsim
 graph, _ = onnxsim.simplify(onnx.load(sys.argv[1]))
 onnx.save(graph, sys.argv[2])

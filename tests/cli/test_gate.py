@@ -23,7 +23,8 @@ def test_a_worse_fact_is_exit_one_in_every_format(run, tmp_path):
     assert report["verdict"]["kind"] == "regressed"
     assert any(line.startswith("MACs: ") for line in report["verdict"]["findings"])
     assert int(ET.parse(tmp_path / "g.xml").getroot().get("failures")) >= 1
-    shown = capdeploy("gate", *sides, *QUICK, *CALM, "-f", "md")
+    # Facts need no row: PyTorch's would run the bundle's own code, and nobody said that it may.
+    shown = capdeploy("gate", *sides, "--runtimes", "pytorch", "-f", "md")
     assert shown.returncode == 1
     assert shown.stdout.startswith("### Regression: out/baseline against out/ratio-0.5")
 
@@ -58,11 +59,10 @@ def test_stored_numbers_of_another_machine_are_shown_and_not_red(run, tmp_path):
     assert len(log.read_text().splitlines()) == 2
 
 
-def test_a_noisy_machine_is_exit_five_only_under_strict(run):
+def test_a_noisy_machine_is_no_failure_unless_that_is_asked_for(run):
     sides = ("--base", run.bundle, "--head", run.bundle, *QUICK, "--max-noise", 1e-9)
-    assert capdeploy("gate", *sides).returncode == 0
-    done = capdeploy("gate", *sides, "--strict", "-f", "json")
-    assert done.returncode == 5
+    done = capdeploy("gate", *sides, "-f", "json")
+    assert done.returncode == 0
     assert json.loads(done.stdout)["verdict"]["kind"] == "inconclusive"
 
 
@@ -86,7 +86,8 @@ def test_a_calibration_without_a_row_is_no_success(run, tmp_path):
     assert not log.exists()
 
 
-def test_a_reader_that_goes_away_costs_neither_files_nor_verdict(run, tmp_path):
+def test_a_noisy_machine_under_strict_whose_reader_goes_away(run, tmp_path):
+    """Exit code five, and neither the file nor the verdict is lost with the reader."""
     log = tmp_path / "history.jsonl"
     sides = ("--base", run.bundle, "--head", run.bundle, *QUICK, "--max-noise", 1e-9)
     words = map(str, ("gate", *sides, "--strict", "--history", log))
@@ -98,7 +99,8 @@ def test_a_reader_that_goes_away_costs_neither_files_nor_verdict(run, tmp_path):
             stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 5, done.stderr
-    assert len(log.read_text().splitlines()) == 1
+    [line] = log.read_text().splitlines()
+    assert json.loads(line)["kind"] == "gate"
 
 
 @pytest.mark.parametrize(
