@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/capdeploy compress --demo --force --output capdeploy-demo
 
+# In the order of collection the small files are the last, and both processes end together.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not nightly and not alone'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not nightly and not alone'
 	$(BIN)/python -m pytest -m 'alone and not nightly'
 
 check: $(STAMP)
