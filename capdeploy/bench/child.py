@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from capdeploy import patience
+
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
 )  # fmt: skip
@@ -47,11 +49,12 @@ def run(module: str, job: dict[str, Any], *, threads: int, timeout: float) -> di
     with tempfile.TemporaryDirectory(prefix="capdeploy-bench-") as folder:
         job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
         job_file.write_text(json.dumps(job))
+        environment = patience.untouched(os.environ) | variables
         # -P: the folder that the user stands in may not shadow a module.
         command = [sys.executable, "-P", "-m", module, str(job_file), str(result_file)]
         try:
             done = subprocess.run(
-                command, env={**os.environ, **variables}, capture_output=True, text=True,
+                command, env=environment, capture_output=True, text=True,
                 errors="replace", timeout=timeout, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from capdeploy import __version__
+from capdeploy import __version__, patience
 from capdeploy.cli._output import leave_stdout
 from capdeploy.errors import INTERRUPTED, CapdeployError, MissingExtraError
 
@@ -80,6 +80,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = [word for word in words if word != "--debug"]
     # A CI job is ended by SIGTERM; it must clean up as well as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    patience.shorten()
     sys.exit(_run(words, debug=debug))
 
 
