@@ -6,16 +6,15 @@ channels have to go together; it removes none (see docs/decisions/0004).
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import nn
 
+from capdeploy.absent import without
 from capdeploy.errors import PlanError
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating, requiring_grad
@@ -23,22 +22,8 @@ from capdeploy.prune import sound
 from capdeploy.rebuild import can_narrow, is_depthwise
 from capdeploy.values.group import Group, Member
 
-
-@contextmanager
-def _without(name: str) -> Iterator[None]:
-    """Keep a package that is not imported yet from being imported."""
-    absent = name not in sys.modules
-    if absent:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if absent:
-            del sys.modules[name]
-
-
 # torch-pruning counts operations of timm's layers; we count ourselves, and timm takes seconds.
-with _without("timm"):
+with without("timm"):
     import torch_pruning as tp
     from torch_pruning.dependency import index_mapping
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from capdeploy.absent import without
 from capdeploy.bundle import Bundle
 from capdeploy.errors import MissingExtraError, SilentFallbackError
 from capdeploy.runtimes import Runtime
@@ -17,32 +15,14 @@ from capdeploy.runtimes import Runtime
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
 
-TELEMETRY = "openvino_telemetry"
-
-
 def _library() -> Any:
     try:
-        with _without_telemetry():
+        # Its import alone would report home; without it OpenVINO takes a stub.
+        with without("openvino_telemetry"):
             import openvino
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
     return openvino
-
-
-@contextmanager
-def _without_telemetry() -> Iterator[None]:
-    """Hide OpenVINO's telemetry: its import alone would report home; without it, a stub is taken.
-
-    Whoever loaded that package before us keeps it.
-    """
-    hidden = TELEMETRY not in sys.modules
-    if hidden:
-        sys.modules[TELEMETRY] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules[TELEMETRY]
 
 
 def _devices() -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Groups, plans and the knife: what is cut is what was planned, and nothing else changes."""
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -295,12 +294,3 @@ def test_cutting_leaves_the_original_alone(chain):
     apply.cut(chain, plan)
     after = chain.module.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-def test_a_package_is_kept_out_only_meanwhile():
-    assert "this" not in sys.modules
-    with groups._without("this"), pytest.raises(ImportError):
-        __import__("this")
-    assert "this" not in sys.modules
-    with groups._without("torch"):  # is here already, and stays
-        assert __import__("torch") is torch

@@ -214,6 +214,7 @@ def test_what_is_held_does_not_grow_with_the_images(name, narrow, digits):
                 scored(name, narrow, images.take(count, seed=0), batch_size=8, seed=0)
             finally:
                 handle.remove()
+        assert held
         return sum(held)
 
     few, many = held_after(16), held_after(96)
