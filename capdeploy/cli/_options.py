@@ -119,8 +119,8 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--tolerance", float, "How far below a limit is near enough, a share; a latency: 0.03."),
     (
         "--allocation",
-        click.Choice(["uniform", "global", "sensitivity", "latency"]),
-        "Where to cut.",
+        click.Choice(["uniform", "global", "sensitivity", "repair", "latency"]),
+        "Where to cut; default: uniform for ratios, latency for latencies, else repair.",
     ),
     ("--steps", int, "Score, cut and recover so many times on the way to the budget."),
     ("--floor", float, "Share of its channels that every group keeps."),

@@ -30,8 +30,8 @@ class Ground:
     full : Cost
         Cost of the network before the head was cut.
     curves : Mapping[str, tuple[float, ...]]
-        Measured harm of losing n channels, n = 0..width, by group; for the allocation
-        ``sensitivity``.
+        Harm of losing n channels, n = 0..width, by group, where an allocation goes by that instead
+        of by the scores: measured (``sensitivity``) or estimated (``repair``, ``latency``).
     whole : Mapping[str, int]
         Width of each group before any step, if this is a later one; ratios and floors count from
         there.

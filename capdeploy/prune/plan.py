@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from capdeploy.errors import PlanError
 from capdeploy.prune import translate, widths
 from capdeploy.prune.ground import Ground
-from capdeploy.prune.votes import group_scores
+from capdeploy.prune.votes import group_scores, is_scored, ranked
 from capdeploy.values.budget import Budget
 from capdeploy.values.group import Group
 from capdeploy.values.plan import GroupCut, PruningPlan
@@ -39,7 +39,7 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
     """
     groups, geometry = ground.groups, ground.geometry
     first = widths.first_convolutions(geometry, budget.skip_first)
-    reasons = {group.name: _why_whole(group, ground.scores, budget, first) for group in groups}
+    reasons = {group.name: _why_whole(group, ground, budget, first) for group in groups}
     keep = widths.kept(ground, budget, reasons)
     cuts = tuple(_cut(group, ground.scores, keep[group.name], reasons, budget) for group in groups)
     prunable = sum(cut.unit * cut.width for cut in cuts)
@@ -85,7 +85,7 @@ def _cut(
     best, nominal = list(range(group.width)), None
     if kept < group.width:
         value = group_scores(group, scores)
-        order = _ranked(group, value)
+        order = ranked(group, value)
         best = order[:kept]
         if scores.percentile and kept:
             nominal = _nominal(value[order[kept]], group.width)
@@ -100,17 +100,6 @@ def _cut(
     )
 
 
-def _ranked(group: Group, value: Sequence[float]) -> list[int]:
-    """Order the channels, the first to stay in front, so that a larger drop removes a superset.
-
-    The best channel of each part comes first, for no layer can lose all of its own; equal scores
-    are settled by position.
-    """
-    order = sorted(range(group.width), key=lambda channel: (-value[channel], channel))
-    anchors = {next(channel for channel in order if channel in part) for part in group.parts()}
-    return sorted(order, key=lambda channel: channel not in anchors)
-
-
 def _nominal(highest_gone: float, width: int) -> float:
     """Say which share one image alone has to drop for a union that drops the given percentile.
 
@@ -121,9 +110,8 @@ def _nominal(highest_gone: float, width: int) -> float:
     return min(1.0, (rank + 1) / width)
 
 
-def _why_whole(
-    group: Group, scores: FilterScores, budget: Budget, first: frozenset[str]
-) -> str | None:
+def _why_whole(group: Group, ground: Ground, budget: Budget, first: frozenset[str]) -> str | None:
+    scores = ground.scores
     layers = {member.layer for member in group.members if member.side == "out"}
     if group.obstacle is not None:
         return group.obstacle
@@ -134,6 +122,8 @@ def _why_whole(
             return f"--protect {pattern}"
     if budget.residual == "keep" and group.residual:
         return "--residual keep: it feeds a residual add"
-    if not any(scores.of(layer) is not None for layer in layers):
+    if not is_scored(group, scores):
         return f"{scores.strategy} does not score it"
+    if ground.curves and group.name not in ground.curves and budget.allocation != "uniform":
+        return f"the allocation {budget.allocation} cannot weigh it"
     return None

@@ -20,7 +20,7 @@ from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating
 from capdeploy.progress import Say
 from capdeploy.prune.silence import silenced
-from capdeploy.prune.votes import group_scores
+from capdeploy.prune.votes import group_scores, is_scored
 from capdeploy.samples import Images
 from capdeploy.values.group import Group
 from capdeploy.values.scores import FilterScores
@@ -64,10 +64,7 @@ def curves(
     Curves
         By group: harm of losing n channels in nats, n = 0..width; never falling.
     """
-    scored = [
-        group for group in groups
-        if any(scores.of(member.layer) for member in group.members if member.side == "out")
-    ]  # fmt: skip
+    scored = [group for group in groups if is_scored(group, scores)]
     batches = [batch.to(model.device) for batch, _ in images.batches(batch_size)]
     with torch.no_grad(), evaluating(model.module):
         whole = [F.log_softmax(model.module(batch), dim=1) for batch in batches]

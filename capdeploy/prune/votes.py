@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from capdeploy.errors import PlanError
 from capdeploy.values.group import Group, Member
 from capdeploy.values.scores import FilterScores
@@ -40,6 +42,13 @@ def group_scores(group: Group, scores: FilterScores) -> list[float]:
     return [_joined(channel, scores.across) for channel in zip(*votes, strict=True)]
 
 
+def is_scored(group: Group, scores: FilterScores) -> bool:
+    """Tell whether any layer that makes a group's channels has scores."""
+    return any(
+        scores.of(member.layer) is not None for member in group.members if member.side == "out"
+    )
+
+
 def _joined(votes: tuple[float | None, ...], across: str) -> float:
     """Join the votes of the layers that have a channel; behind a concatenation not all have."""
     cast = [vote for vote in votes if vote is not None]
@@ -56,3 +65,26 @@ def _votes(member: Member, values: tuple[float, ...], across: str) -> list[float
         if positions else None
         for positions in member.positions
     ]  # fmt: skip
+
+
+def ranked(group: Group, value: Sequence[float]) -> list[int]:
+    """Order a group's channels, the first to stay in front; a larger drop removes a superset.
+
+    The best channel of each part comes first, for no layer can lose all of its own; equal scores
+    are settled by position.
+
+    Parameters
+    ----------
+    group : Group
+        The coupled layers.
+    value : Sequence[float]
+        One score per channel; higher = keep.
+
+    Returns
+    -------
+    list[int]
+        All channels.
+    """
+    order = sorted(range(group.width), key=lambda channel: (-value[channel], channel))
+    anchors = {next(channel for channel in order if channel in part) for part in group.parts()}
+    return sorted(order, key=lambda channel: channel not in anchors)

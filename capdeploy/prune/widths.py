@@ -66,7 +66,7 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
             group,
             _least(group, ground, budget),
             align_of(group, budget),
-            _harm(group, ground, budget),
+            _harm(group, ground),
         )
         for group in free
     ]
@@ -172,10 +172,10 @@ def align_of(group: Group, budget: Budget) -> int:
     return max(1, math.ceil(budget.align / group.unit))
 
 
-def _harm(group: Group, ground: Ground, budget: Budget) -> tuple[float, ...]:
-    measured = ground.curves.get(group.name)
-    if budget.allocation == "sensitivity" and measured is not None:
-        return measured
+def _harm(group: Group, ground: Ground) -> tuple[float, ...]:
+    curve = ground.curves.get(group.name)
+    if curve is not None:
+        return curve
     scores = group_scores(group, ground.scores)
     if ground.scores.cumulative:
         return (0.0, *sorted(scores))

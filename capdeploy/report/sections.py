@@ -206,17 +206,22 @@ def structure(report: RunReport, drawn: dict[str, PruningPlan], plots: bool) -> 
 
 
 def sensitivity(report: RunReport, plots: bool) -> list[Section]:
-    """Show what the allocation went by, if it went by measured curves."""
+    """Show what the allocation went by, if it went by curves."""
     if not report.sensitivity:
         return []
     drawn = [sensitivity_figure(report.sensitivity)] if plots else []
-    return [Section("Sensitivity", [sensitivity_table(report.sensitivity)], drawn)]
+    notes = ("Estimated, for layers behind that make up for it as well as they can.",)
+    estimated = any(curve.estimated for curve in report.sensitivity)
+    table = sensitivity_table(report.sensitivity, notes if estimated else ())
+    return [Section("Sensitivity", [table], drawn)]
 
 
 def sensitivity_figure(curves: Sequence[Curve]) -> Figure:
     """Plot the curves; the most sensitive ones are named."""
+    estimated = any(curve.estimated for curve in curves)
+    how = "estimated, with the layers behind re-solved" if estimated else "nothing trained"
     caption = (
-        "Divergence of the answers from the whole network's as one group shrinks, nothing trained; "
+        f"Divergence of the answers from the whole network's as one group shrinks, {how}; "
         "the six most sensitive groups are named."
     )
     return Figure(caption, figures.sensitivity(curves))

@@ -38,18 +38,14 @@ def score(
         raise TypeError("a strategy that watches groups needs per_channel")
     module = judged.model.module
     contrasts = strategy.watch is Watch.CONSUMERS
-    seen = _moments(judged, float(options["temperature"])) if contrasts else {}
+    seen = look(judged, float(options["temperature"])) if contrasts else {}
     found: dict[str, torch.Tensor] = {}
     for group in judged.groups:
         weights = torch.zeros(0) if contrasts else _coupled_weights(module, group)
-        readers = tuple(
-            _consumer(module, member, seen[member.layer])
-            for member in group.readers()
-            if member.layer in seen
-        )
-        if contrasts and not readers:
+        consumers = readers(module, group, seen)
+        if contrasts and not consumers:
             continue
-        score = per_channel(Coupled(weights=weights, consumers=readers, options=options))
+        score = per_channel(Coupled(weights=weights, consumers=consumers, options=options))
         for member in group.members:
             if member.side == "out" and member.layer in judged.model.trace.filters:
                 found[member.layer] = _spread(score, member, found.get(member.layer))
@@ -70,8 +66,22 @@ def _spread(score: torch.Tensor, member: Member, before: torch.Tensor | None) ->
     return longer
 
 
-def _moments(judged: Judged, temperature: float) -> Mapping[str, moments.Moments]:
-    """Collect what every layer that reads a group is given, and what its outputs matter."""
+def look(judged: Judged, temperature: float) -> Mapping[str, moments.Moments]:
+    """Collect what every layer that reads a group is given, and what its outputs matter.
+
+    Parameters
+    ----------
+    judged : Judged
+        The network, its groups and the images.
+    temperature : float
+        Of the answers whose change counts.
+
+    Returns
+    -------
+    Mapping[str, moments.Moments]
+        By layer; layers that are no linear map, or too large to be seen even channel by channel,
+        are left out.
+    """
     module = judged.model.module
     layers: dict[str, int] = {}
     for member in (member for group in judged.groups for member in group.readers()):
@@ -87,6 +97,32 @@ def _moments(judged: Judged, temperature: float) -> Mapping[str, moments.Moments
     others = judged.batches(judged.others) if judged.others is not None else iter(())
     return moments.collect(
         module, layers, judged.batches(), others, seed=judged.seed, temperature=temperature
+    )
+
+
+def readers(
+    module: nn.Module, group: Group, seen: Mapping[str, moments.Moments]
+) -> tuple[Consumer, ...]:
+    """Lay out all that reads a group and was seen.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    group : Group
+        One of its groups.
+    seen : Mapping[str, moments.Moments]
+        What `look` found.
+
+    Returns
+    -------
+    tuple[Consumer, ...]
+        Empty if nothing of it was seen.
+    """
+    return tuple(
+        _consumer(module, member, seen[member.layer])
+        for member in group.readers()
+        if member.layer in seen
     )
 
 

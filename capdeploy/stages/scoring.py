@@ -9,9 +9,10 @@ from capdeploy import score as room
 from capdeploy.errors import StepFailedError
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
-from capdeploy.prune import blocks, groups, sensitivity
+from capdeploy.prune import blocks, groups, sensitivity, votes
 from capdeploy.prune.ground import Ground
 from capdeploy.samples import Samples
+from capdeploy.score import repair
 from capdeploy.stages import latency
 from capdeploy.stages.inputs import open_inputs
 from capdeploy.stages.place import place_of
@@ -47,13 +48,15 @@ def ground(
     Returns
     -------
     Ground
-        Scores, groups, costs, and measured curves or layer latencies if a budget needs them.
+        Scores, groups, costs, and curves or layer latencies if a budget needs them.
     """
     coupled = groups.find(model)
     scores = judged(recipe, model, images, coupled, say)
     curves: sensitivity.Curves = {}
     if recipe.allocation == "sensitivity":
         curves = curves_of(recipe, model, images, coupled, scores, say)
+    elif not scores.cumulative and any(budget.by_repair for budget in recipe.budgets()):
+        curves = repair_of(recipe, model, images, coupled, scores)
     times = None
     if any(budget.of_latency for budget in recipe.budgets()):
         times = latency.table(
@@ -67,10 +70,8 @@ def judged(
     recipe: Recipe, model: Model, images: Samples, coupled: Sequence[Group], say: Say
 ) -> FilterScores:
     """Score every filter; dropped classes are shown too where a strategy contrasts."""
-    shown = images.train.take(recipe.score_images, seed=recipe.seed)
     contrasts = STRATEGIES.load(recipe.strategy).watch is Watch.CONSUMERS
-    others = images.dropped(len(shown), seed=recipe.seed) if contrasts else None
-    pool = room.Judged(model, coupled, shown, others, recipe.batch_size, recipe.seed)
+    pool = _pool(recipe, model, images, coupled, contrasts=contrasts)
     return room.run(recipe.strategy, pool, recipe.strategy_args, say)
 
 
@@ -85,10 +86,32 @@ def curves_of(
     )
 
 
-def as_nouns(curves: Mapping[str, tuple[float, ...]]) -> tuple[Curve, ...]:
-    """Turn measured curves into what a report holds."""
+def repair_of(
+    recipe: Recipe, model: Model, images: Samples, coupled: Sequence[Group], scores: FilterScores
+) -> dict[str, tuple[float, ...]]:
+    """Say what the layers behind each group cannot make up for as it shrinks."""
+    leaving = {
+        group.name: votes.ranked(group, votes.group_scores(group, scores))[::-1]
+        for group in coupled if votes.is_scored(group, scores)
+    }  # fmt: skip
+    return repair.curves(_pool(recipe, model, images, coupled, contrasts=True), leaving)
+
+
+def _pool(
+    recipe: Recipe, model: Model, images: Samples, coupled: Sequence[Group], *, contrasts: bool
+) -> room.Judged:
+    shown = images.train.take(recipe.score_images, seed=recipe.seed)
+    others = images.dropped(len(shown), seed=recipe.seed) if contrasts else None
+    return room.Judged(model, coupled, shown, others, recipe.batch_size, recipe.seed)
+
+
+def as_nouns(
+    curves: Mapping[str, tuple[float, ...]], *, estimated: bool = False
+) -> tuple[Curve, ...]:
+    """Turn curves into what a report holds."""
     return tuple(
-        Curve(group=name, width=len(harms) - 1, harms=harms) for name, harms in curves.items()
+        Curve(group=name, width=len(harms) - 1, harms=harms, estimated=estimated)
+        for name, harms in curves.items()
     )
 
 

@@ -126,6 +126,9 @@ def _time(quantity: str, text: str) -> dict[str, object]:
     }  # fmt: skip
 
 
+Allocation = Literal["uniform", "global", "sensitivity", "repair", "latency"]
+
+
 class Budget(Noun):
     """How much to remove, and what to leave alone."""
 
@@ -139,11 +142,11 @@ class Budget(Noun):
     tolerance: float = Field(
         default=0.02, gt=0, le=1, description="how far below the limit is near enough, a share"
     )
-    allocation: Literal["uniform", "global", "sensitivity", "latency"] = Field(
+    allocation: Allocation = Field(
         default="uniform",
         description="uniform: the same share of every group; global: where the scores lose least; "
-        "sensitivity: where the measured loss grows least; latency: where they lose least for the "
-        "time that is saved",
+        "sensitivity: where the measured loss grows least; repair: where the layers behind can "
+        "best make up for it; latency: the same for the time that is saved",
     )
     align: int = Field(default=8, ge=1, description="kept widths are multiples of this")
     floor: float = Field(default=0.0, ge=0, lt=1, description="share that every group keeps")
@@ -167,7 +170,7 @@ class Budget(Noun):
         if self.depth == "prune" and self.allocation == "uniform" and self.cuts:
             raise ValueError(
                 "with --depth prune what harms least goes first; the allocation uniform weighs "
-                "no harm: take global, sensitivity or latency"
+                "no harm: take repair, global, sensitivity or latency"
             )
         quantities = [each.quantity for each in (self.limit, *self.also) if each is not None]
         if len(set(quantities)) != len(quantities) or any(each.measured for each in self.also):
@@ -227,6 +230,11 @@ class Budget(Noun):
         """Whether the layers' times are needed to plan for it."""
         limited = self.limit is not None and self.limit.quantity == "latency"
         return limited or self.allocation == "latency"
+
+    @property
+    def by_repair(self) -> bool:
+        """Whether it takes channels where the layers behind can best make up for them."""
+        return self.allocation in ("repair", "latency")
 
     @property
     def cuts(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from capdeploy.values.budget import Budget, Limit
+from capdeploy.values.budget import Allocation, Budget, Limit
 from capdeploy.values.noun import SCHEMA_VERSION, Argument, Noun
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
@@ -109,8 +109,9 @@ class Recipe(Common):
     )
     together: bool = Field(default=False, description="all limits hold for one bundle")
     tolerance: float = Field(default=0.02, gt=0, le=1, description="how far below a limit is met")
-    allocation: Literal["uniform", "global", "sensitivity", "latency"] | None = Field(
-        default=None, description="None: latency for budgets of latency, else uniform"
+    allocation: Allocation | None = Field(
+        default=None,
+        description="None: uniform for ratios, latency for limits of latency, repair for others",
     )
     steps: int = Field(default=1, ge=1, le=100, description="score, cut and recover, repeatedly")
     sensitivity_images: int = Field(default=256, ge=2)
@@ -221,8 +222,8 @@ class Recipe(Common):
         return Budget(allocation=self.allocation or _fitting(first), **wanted, **rest)
 
 
-def _fitting(limit: Limit) -> Literal["uniform", "latency"]:
-    return "latency" if limit.quantity == "latency" else "uniform"
+def _fitting(limit: Limit) -> Literal["repair", "latency"]:
+    return "latency" if limit.quantity == "latency" else "repair"
 
 
 class TrainRecipe(Common):

@@ -235,7 +235,7 @@ class RunReport(Noun):
     bad_images: tuple[str, ...] = ()
     models: tuple[Metrics, ...] = Field(min_length=1, description="the first is the baseline")
     sensitivity: tuple[Curve, ...] = Field(
-        default=(), description="what the allocation went by, if it went by measured curves"
+        default=(), description="what the allocation went by, if it went by curves"
     )
     benchmark: Annotated[BenchmarkReport | Skipped, Field()]
 

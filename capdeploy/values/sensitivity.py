@@ -22,6 +22,10 @@ class Curve(Noun):
     harms: tuple[float, ...] = Field(
         description="nats lost by dropping n channels, n = 0..width; never falling"
     )
+    estimated: bool = Field(
+        default=False,
+        description="not measured, but estimated for layers behind that make up for the loss",
+    )
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:

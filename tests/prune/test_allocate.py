@@ -78,7 +78,7 @@ def test_an_absolute_limit_is_read_with_its_unit(resnet):
 
 @given(
     low=st.floats(0.05, 0.95), high=st.floats(0.05, 0.95),
-    allocation=st.sampled_from(["uniform", "global", "sensitivity"]), seed=st.integers(0, 20),
+    allocation=st.sampled_from(["uniform", "global", "repair"]), seed=st.integers(0, 20),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
 def test_a_tighter_limit_never_gives_a_channel_back(low, high, allocation, seed):
@@ -102,7 +102,7 @@ def test_a_tighter_limit_never_gives_a_channel_back(low, high, allocation, seed)
             assert set(less.kept) <= set(more.kept)
 
 
-@pytest.mark.parametrize("allocation", ["global", "sensitivity"])
+@pytest.mark.parametrize("allocation", ["global", "sensitivity", "repair"])
 def test_a_ratio_is_the_share_of_all_channels_when_groups_share_it(resnet, allocation):
     _, ground = resnet
     plan = planning.draw(ground, Budget(ratio=0.5, allocation=allocation))

@@ -199,7 +199,7 @@ def test_no_block_goes_unasked_or_where_every_group_keeps_a_share(rows, rest):
 
 
 def test_even_shares_and_removed_blocks_exclude_each_other():
-    with pytest.raises(ConfigError, match="take global, sensitivity or latency"):
+    with pytest.raises(ConfigError, match="take repair, global, sensitivity or latency"):
         Budget.from_plain({"ratio": 0.5, "depth": "prune"}, source="budget")
     assert Budget(ratio=0.0, depth="prune").cuts is False  # the baseline is drawn by any recipe
 

@@ -150,3 +150,12 @@ def eliminate_by_least_squares(inputs, weight, matter):
         order.append(left.pop(best))
         spent.append(errors[best])
     return order, spent
+
+
+def error_of_the_best_refit(inputs, left, weight, matter):
+    """Mean squared error, in the metric `matter`, of the outputs refitted from some inputs."""
+    centred = inputs - inputs.mean(0)
+    wanted = centred @ weight
+    solution = torch.linalg.lstsq(centred[:, left], wanted).solution
+    gap = wanted - centred[:, left] @ solution
+    return float(((gap @ matter) * gap).sum()) / len(inputs)

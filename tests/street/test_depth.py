@@ -60,5 +60,5 @@ def test_even_shares_are_refused_at_the_door(shallow, tmp_path):
         "--depth", "prune", "-o", tmp_path / "out",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "take global, sensitivity or latency" in done.stderr
+    assert "take repair, global, sensitivity or latency" in done.stderr
     assert not (tmp_path / "out").exists()
