@@ -21,6 +21,7 @@ from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.rebuild import narrow
 from capdeploy.runtimes import RUNTIMES
+from capdeploy.score import repair
 from capdeploy.strategies import STRATEGIES
 from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
@@ -41,6 +42,14 @@ def test_score(benchmark, planned, strategy):
     what = judged(planned, 1000)
     result = benchmark.pedantic(score.run, (strategy, what), rounds=2, warmup_rounds=1)
     assert len(result.layers) == 20
+
+
+def test_repair(benchmark, planned):
+    """The same images; what limits on MACs, parameters and size go by."""
+    what = judged(planned, 1000)
+    leaving = {group.name: range(group.width) for group in what.groups}
+    found = benchmark.pedantic(repair.curves, (what, leaving), rounds=2, warmup_rounds=1)
+    assert len(found) == 12
 
 
 @pytest.mark.parametrize("passes", ["forward", "forward and backward"])

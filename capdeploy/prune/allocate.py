@@ -8,7 +8,7 @@ one group at a time. A budget takes as many steps as it needs, so a larger drop 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capdeploy.prune.ledger import Ledger, Meter, Site
 from capdeploy.values.cost import NetworkGeometry
@@ -209,6 +209,7 @@ def meet(
     even: bool,
     sites: Sequence[Site] = (),
     price: Meter | None = None,
+    passes: int | None = None,
 ) -> tuple[dict[str, int], list[float]]:
     """Follow the order of steps until every cap holds.
 
@@ -216,7 +217,8 @@ def meet(
     group stops in between, at half of its alignment, or a quarter, as far as it takes. The order
     stays one order, so a tighter cap still never gives a channel back. A block cannot stop in
     between: where its removal would go too far, it stays, if the caps hold without that; then a
-    tighter cap, for which it goes, may give channels back.
+    tighter cap, for which it goes, may give channels back. So it may with `passes`: a step that
+    goes too far is passed over for smaller ones of other groups, all of them aligned.
 
     Parameters
     ----------
@@ -232,6 +234,8 @@ def meet(
         See `steps`.
     price : Meter | None
         See `steps`; None: the first cap's.
+    passes : int | None
+        How many steps may be passed over; None: one stops in between instead.
 
     Returns
     -------
@@ -248,18 +252,30 @@ def meet(
         last = _hold(caps, after)
         keep = step.keep
         room = next((room for room in rooms if room.group.name == step.name), None)
-        if last and room is not None and not _near(caps, after):
-            keep = _between(ledgers, caps, room, step.keep)
-        if last and room is None and not _near(caps, after):
-            others = [site for site in sites if site.name != step.name]
-            found = meet(geometry, rooms, caps, even=even, sites=others, price=price)
-            if _hold(caps, found[1]):
-                return found
+        if last and not _near(caps, after):
+            if room is not None and passes is None:
+                keep = _between(ledgers, caps, room, step.keep)
+            elif room is None or passes:
+                left = passes and passes - (room is not None)
+                found = meet(
+                    geometry, _without(step, rooms, ledgers[0]), caps, even=even, price=price,
+                    sites=[site for site in sites if site.name != step.name], passes=left,
+                )  # fmt: skip
+                if _hold(caps, found[1]) and (room is None or found[1][0] > after[0]):
+                    return found
         for ledger in ledgers:
             ledger.take(step.name, keep)
         if last:
             break
     return ledgers[0].keep, [ledger.left for ledger in ledgers]
+
+
+def _without(step: Step, rooms: Sequence[Room], ledger: Ledger) -> list[Room]:
+    """Let the group of a step stop where it is now."""
+    return [
+        replace(room, least=ledger.keep[step.name]) if room.group.name == step.name else room
+        for room in rooms
+    ]
 
 
 def _hold(caps: Sequence[Cap], left: Sequence[float]) -> bool:

@@ -16,6 +16,10 @@ from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
 
 MEASURED = frozenset({"latency", "rss"})
+CLOSE = 0.005
+"""How near an estimate comes to what it aims at, a share; measuring tells the rest."""
+PASSES = 8
+"""Steps that are passed over for that: unaligned widths would be slow, and no nearer in time."""
 
 
 def width_kept(width: int, ratio: float, align: int) -> int:
@@ -71,9 +75,11 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
         for group in free
     ]
     caps = _caps(ground, budget, free)
+    measured = any(cap.meter.quantity in MEASURED for cap in caps)
     keep, left = allocate.meet(
         ground.geometry, rooms, caps, even=budget.allocation == "uniform",
         sites=_sites(ground, budget, free), price=_price(ground, budget),
+        passes=PASSES if measured else None,
     )  # fmt: skip
     # A latency or a memory is only estimated here; whether it is met, measuring tells.
     judged = [
@@ -123,7 +129,7 @@ def _caps(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[allocat
     for limit in (budget.limit, *budget.also):
         meter = ground.meter(limit.quantity)
         most = limit.most * (meter.whole(ground.geometry) if limit.share else 1.0)
-        tolerance = 1.0 if limit.measured else budget.tolerance
+        tolerance = CLOSE if limit.measured else budget.tolerance
         caps.append(allocate.Cap(meter, most, tolerance))
     return caps
 

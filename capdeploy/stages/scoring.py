@@ -54,8 +54,10 @@ def ground(
     scores = judged(recipe, model, images, coupled, say)
     curves: sensitivity.Curves = {}
     if recipe.allocation == "sensitivity":
+        say.step("measure sensitivity")
         curves = curves_of(recipe, model, images, coupled, scores, say)
     elif not scores.cumulative and any(budget.by_repair for budget in recipe.budgets()):
+        say.step("weigh groups by what the layers behind can make up for")
         curves = repair_of(recipe, model, images, coupled, scores)
     times = None
     if any(budget.of_latency for budget in recipe.budgets()):

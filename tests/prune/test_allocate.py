@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError
 from capdeploy.progress import Quiet
-from capdeploy.prune import apply, groups, ledger, sensitivity, silence, votes
+from capdeploy.prune import allocate, apply, groups, ledger, sensitivity, silence, votes
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.train import head
@@ -345,3 +345,24 @@ def test_names_of_budgets():
     assert limit("150k", "parameters").name == "parameters-150k"
     with pytest.raises(ValidationError, match="either a ratio or a limit"):
         Budget()
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_steps_that_go_too_far_are_passed_over_for_smaller_ones(resnet, even):
+    """What is only estimated is aimed at with aligned widths; nearer, and never above."""
+    _, ground = resnet
+    whole = ground.geometry.cost().macs
+    rooms = [
+        allocate.Room(group, 32, 32, allocate.normalised(range(group.width)))
+        for group in ground.groups if group.width % 32 == 0
+    ]  # fmt: skip
+    gaps = {0: [], 8: []}
+    for share in (0.9, 0.7, 0.5, 0.3, 0.2):
+        cap = allocate.Cap(ledger.Meter("macs"), share * whole, 0.005)
+        for passes, found in gaps.items():
+            keep, left = allocate.meet(ground.geometry, rooms, [cap], even=even, passes=passes)
+            assert cap.holds(left[0])
+            assert all(kept % 32 == 0 for kept in keep.values())
+            found.append(1 - left[0] / cap.most)
+    assert all(some <= none for some, none in zip(gaps[8], gaps[0], strict=True))
+    assert max(gaps[8]) < 0.01 < max(gaps[0])
