@@ -256,10 +256,11 @@ def meet(
             if room is not None and passes is None:
                 keep = _between(ledgers, caps, room, step.keep)
             elif room is None or passes:
-                left = passes and passes - (room is not None)
+                # Blocks may be passed over freely; each can be only once.
                 found = meet(
                     geometry, _without(step, rooms, ledgers[0]), caps, even=even, price=price,
-                    sites=[site for site in sites if site.name != step.name], passes=left,
+                    sites=[site for site in sites if site.name != step.name],
+                    passes=passes - 1 if room is not None and passes else passes,
                 )  # fmt: skip
                 if _hold(caps, found[1]) and (room is None or found[1][0] > after[0]):
                     return found

@@ -28,6 +28,7 @@ from capdeploy.strategies import Consumer
 DAMPING = 1e-3
 """Ridge of the repair, in units of the inputs' mean variance; the default of ``contrast``."""
 TEMPERATURE = 1.0
+"""Of the softened answers whose change counts; likewise."""
 
 
 def curves(judged: Judged, leaving: Mapping[str, Sequence[int]]) -> dict[str, tuple[float, ...]]:

@@ -38,13 +38,17 @@ def mixed(rows, size, seed=0):
     return torch.randn(rows, size, generator=generator, dtype=torch.float64) @ mixing
 
 
-@pytest.fixture
-def undamped(monkeypatch):
-    monkeypatch.setattr(repair, "DAMPING", 1e-12)
+def ridged(inputs):
+    """Add rows, of mean zero, that weigh on a refit as much as the ridge does."""
+    variance = inputs.var(dim=0, correction=0).mean()
+    size = (len(inputs) * repair.DAMPING * variance / 2).sqrt()
+    weights = size * torch.eye(inputs.shape[1], dtype=torch.float64)
+    return torch.cat([inputs - inputs.mean(dim=0), weights, -weights])
 
 
-def test_the_error_is_that_of_the_best_refit(undamped):
+def test_the_error_is_that_of_the_best_refit():
     inputs = mixed(300, 9)
+    rows = ridged(inputs)
     # Channels of two inputs each; the last one is not read, and input 8 belongs to another group.
     columns = torch.tensor([[0, 1], [4, 5], [2, 3], [6, 7]])
     seen = reader(inputs, columns=columns, place=torch.tensor([0, 1, 2, 3, -1]))
@@ -56,14 +60,16 @@ def test_the_error_is_that_of_the_best_refit(undamped):
             8,
             *(int(c) for channel in leaving[gone:] if channel != 4 for c in columns[channel]),
         ]
-        error = scoring.error_of_the_best_refit(inputs, left, seen.weight, seen.importance)
-        assert float(lost[:gone].sum()) == pytest.approx(error / 2, rel=1e-6)
+        error = scoring.error_of_the_best_refit(rows, left, seen.weight, seen.importance)
+        error *= len(rows) / len(inputs)
+        assert float(lost[:gone].sum()) == pytest.approx(error / 2, rel=1e-9)
 
 
 def test_in_its_own_order_it_is_what_contrast_counts():
     seen = reader(mixed(300, 12))
     strategy = STRATEGIES.load("contrast")
-    options = strategy.settle({"damping": repair.DAMPING}, name="contrast")
+    options = strategy.settle({}, name="contrast")
+    assert (options["damping"], options["temperature"]) == (repair.DAMPING, repair.TEMPERATURE)
     spent = strategy.per_channel(Coupled(torch.zeros(0), (seen,), options))
     order = spent.argsort()
     lost = repair.losses(seen, order).cumsum(0)
