@@ -61,6 +61,10 @@ class _Stand:
         """Bytes of its tensors."""
         return sum(each.untyped_storage().nbytes() for each in _tensors(self.values.values()))
 
+    def copy(self) -> _Stand:
+        """Return a stand that may go on by itself; tensors are never overwritten."""
+        return _Stand(self.place, dict(self.values))
+
 
 class Walk:
     """A network on its way through some batches.
@@ -112,11 +116,45 @@ class Walk:
         Arrival
             What the layer reads, and what its output is added to.
         """
+        return self._arrive(layer, number)[0]
+
+    def through(self, layer: str, number: int) -> tuple[Arrival, torch.Tensor]:
+        """Walk a batch up to a layer, and on through it, so that it does not run twice.
+
+        Parameters
+        ----------
+        layer : str
+            See `at`; its weights stay as they are, and it is not asked for again.
+        number : int
+            Place of the batch.
+
+        Returns
+        -------
+        tuple[Arrival, torch.Tensor]
+            What the batch meets there, and what the layer makes of it.
+        """
+        arrival, stand = self._arrive(layer, number)
         with torch.no_grad(), evaluating(self._network):
-            if layer in self._places:
-                with out_of_place(self._network):
-                    return self._reach(number, self._places[layer])
-            return Arrival(self._run_up_to(layer, self._batches[number]()), None)
+            if stand is None:
+                return arrival, self._network.get_submodule(layer)(arrival.read)
+            with out_of_place(self._network):
+                answer = self._step(number, stand)
+        self._settle(number, stand)
+        return arrival, answer
+
+    def _arrive(self, layer: str, number: int) -> tuple[Arrival, _Stand | None]:
+        with torch.no_grad(), evaluating(self._network):
+            if layer not in self._places:
+                return Arrival(self._run_up_to(layer, self._batches[number]()), None), None
+            stand = self._stands[number].copy()
+            place = self._places[layer]
+            with out_of_place(self._network):
+                while stand.place < place:
+                    self._step(number, stand)
+                self._settle(number, stand)
+                node = self._nodes[place]
+                read = stand.values[node.all_input_nodes[0]]
+                return Arrival(read, self._beside(node, stand.values)), stand.copy()
 
     def _answers_alike(self) -> bool:
         """Tell whether the operations one by one answer as the network, and overwrite nothing.
@@ -147,22 +185,21 @@ class Walk:
             return operator.attrgetter(str(node.target))(self._graph)
         return call(self._graph, node, values)
 
-    def _reach(self, number: int, place: int) -> Arrival:
-        stand = self._stands[number]
-        values = dict(stand.values)
-        for here in range(stand.place, place):
-            node = self._nodes[here]
-            values[node] = self._run(node, values, self._batches[number])
-            for source in (*node.all_input_nodes, node):
-                if self._last[source] <= here:
-                    values.pop(source, None)
-        there = _Stand(place, values)
-        used = self._used - stand.size + there.size
+    def _step(self, number: int, stand: _Stand) -> Any:
+        """Run the operation that a batch stands in front of; forget what no later one needs."""
+        node = self._nodes[stand.place]
+        result = stand.values[node] = self._run(node, stand.values, self._batches[number])
+        for source in (*node.all_input_nodes, node):
+            if self._last[source] <= stand.place:
+                stand.values.pop(source, None)
+        stand.place += 1
+        return result
+
+    def _settle(self, number: int, stand: _Stand) -> None:
+        """Remember where a batch stands, if there is room."""
+        used = self._used - self._stands[number].size + stand.size
         if used <= self._room:
-            self._stands[number], self._used = there, used
-        return Arrival(
-            values[self._nodes[place].all_input_nodes[0]], self._beside(self._nodes[place], values)
-        )
+            self._stands[number], self._used = stand.copy(), used
 
     def _beside(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> torch.Tensor | None:
         """Find what an operation's output is added to, among the values that are known."""

@@ -90,9 +90,9 @@ def reconstruct(
             kept = None
         sums = _Sums(getattr(layer, "groups", 1))
         for place in range(len(batches)):
-            mine, theirs = here.at(name, place), there.at(name, place)
+            mine, (theirs, answer) = here.at(name, place), there.through(name, place)
             with torch.no_grad():
-                wanted = _wanted(whole, norm, kept, theirs, mine)
+                wanted = _wanted(whole, norm, kept, answer, theirs, mine)
             sums.add(input_rows(layer, mine.read), output_rows(layer, wanted))
         _solve(layer, norm, sums)
         say.advance(done + 1, len(wishes), f"reconstructed {name}")
@@ -103,11 +103,11 @@ def _wanted(
     whole: nn.Module,
     norm: nn.Module | None,
     kept: tuple[int, ...] | None,
+    answer: torch.Tensor,
     theirs: Arrival,
     mine: Arrival,
 ) -> torch.Tensor:
     """Say what a layer is to answer: what it used to, and what the shortcut beside it lacks."""
-    answer = whole(theirs.read)
     wanted = kept_channels(whole, answer, kept)
     if theirs.beside is None or mine.beside is None:
         return wanted

@@ -48,6 +48,38 @@ def test_every_layer_reads_what_it_reads_in_a_whole_pass(kind, room):
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("room", [0, 3000, 1 << 30])
+@pytest.mark.parametrize("kind", ["Chain", "Residual", "ConvHead", "Grouped", "Deciding"])
+def test_through_a_layer_is_up_to_it_and_what_it_answers(kind, room):
+    network = shaken(getattr(nets, kind)()).eval()
+    seen = trace(network, torch.randn(2, 3, 16, 16))
+    images, made = batches()
+    walk, other = Walk(network, made, room), Walk(network, made, room)
+    for layer in seen.filters:
+        if seen.calls[layer] > 1:
+            continue
+        for number, batch in enumerate(images):
+            met, answer = walk.through(layer, number)
+            expected = other.at(layer, number)
+            assert torch.equal(met.read, expected.read)
+            assert (met.beside is None) == (expected.beside is None)
+            assert met.beside is None or torch.equal(met.beside, expected.beside)
+            assert torch.equal(answer, output_of(network, layer, batch))
+            assert sum(stand.size for stand in walk._stands) == walk._used <= room
+
+
+def test_through_every_layer_each_runs_once():
+    network = shaken(nets.Blocks()).eval()
+    images, made = batches(1)
+    walk = Walk(network, made)
+    ran = []
+    layers = trace(network, images[0]).filters
+    with tapped(network, layers, lambda name, *_: ran.append(name)):
+        for layer in layers:
+            walk.through(layer, 0)
+    assert ran == list(layers)
+
+
 class Aliased(nn.Module):
     """An activation in place changes what the shortcut adds; pieces cannot know that."""
 
