@@ -52,7 +52,7 @@ def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
     if recipe.steps > 1:
         say.note(f"the plan is that of a single step; each of the {recipe.steps} is scored anew")
     curves = stages.as_nouns(ground.curves, estimated=recipe.allocation != "sensitivity")
-    return Planned(full, narrow, images, (start, *others), ground.scores.images, curves)
+    return Planned(full, narrow, images, (start, *others), ground.scores.images, curves, ground)
 
 
 def compress(

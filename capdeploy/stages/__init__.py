@@ -12,8 +12,9 @@ from capdeploy.stages.inputs import (
 )
 from capdeploy.stages.inspecting import inspect
 from capdeploy.stages.making import Made
-from capdeploy.stages.networks import Planned, make_all, seal_all
+from capdeploy.stages.networks import make_all, seal_all
 from capdeploy.stages.place import require as require_latency
+from capdeploy.stages.planned import Planned
 from capdeploy.stages.precision import wanted as wanted_precisions
 from capdeploy.stages.scoring import as_nouns, ground
 from capdeploy.stages.scoring import sensitivity_report as sensitivity

@@ -52,7 +52,7 @@ class Hunt:
     Parameters
     ----------
     full : Model
-        The network as it came.
+        The network that plans cut.
     ground : Ground
         What plans are drawn on; its table of latencies included.
     budget : Budget
@@ -80,10 +80,10 @@ class Hunt:
     quantity: ClassVar[Literal["latency", "rss"]] = "latency"
     unit: ClassVar[Literal["ms", "MiB"]] = "ms"
 
-    def begin(self, start: PruningPlan) -> None:
+    def begin(self, base: Model) -> None:
         """Export the head-cut network, measure it against itself, and read the budget by it."""
-        self.base_file = self._export(start, "base")
-        self.whole = self.ground.meter(self.quantity).whole(self.ground.geometry)
+        self.base_file = self._written(base, "base")
+        self.whole = self.ground.meter(self.quantity).whole(base.geometry)
         self.base = statistics.median(base for base, _ in self._measure(self.base_file)[0])
         limit = self._limit
         self.most = limit.most * (self.base if limit.share else 1.0)
@@ -144,9 +144,12 @@ class Hunt:
         return self.fits(point) and point.trial.measured >= self.most * (1 - TOLERANCE)
 
     def _export(self, plan: PruningPlan, name: str) -> Path:
+        return self._written(apply.cut(self.full, plan), name)
+
+    def _written(self, model: Model, name: str) -> Path:
         # Not simplified: what onnxsim folds, the runtimes fold as well.
         path = self.folder / f"{name}.onnx"
-        graph.export(apply.cut(self.full, plan), path, {})
+        graph.export(model, path, {})
         return path
 
     def _measure(self, file: Path) -> tuple[list[tuple[float, float]], bool]:

@@ -1,4 +1,4 @@
-"""From a plan to a compressed network, with every state that will be judged."""
+"""One compressed network on its way to a bundle, with every state that will be judged."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from capdeploy.errors import DataError
 from capdeploy.export import pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
-from capdeploy.prune import apply
-from capdeploy.prune import plan as planning
-from capdeploy.prune.ledger import Meter
 from capdeploy.samples import Images, Samples
-from capdeploy.stages import scoring
 from capdeploy.train import batchnorm, evaluate, finetune, imitate, reject
 from capdeploy.train.course import Course
 from capdeploy.train.reconstruct import reconstruct
@@ -122,62 +118,7 @@ class Made:
         )
 
 
-def make(
-    recipe: Recipe,
-    full: Model,
-    teacher: Model,
-    images: Samples,
-    start: PruningPlan,
-    drawn: PruningPlan,
-    work: Path,
-    say: Say,
-) -> Made:
-    """Cut, recover and export one network into a folder of its own.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        What to do.
-    full : Model
-        The original network.
-    teacher : Model
-        The same with its head cut.
-    images : Samples
-        Where to take images from.
-    start : PruningPlan
-        The plan that cuts the head alone.
-    drawn : PruningPlan
-        The plan to follow; with several steps, only its budget.
-    work : Path
-        Folder to make the bundle's folder in.
-    say : Say
-        Hears of every step.
-
-    Returns
-    -------
-    Made
-        The exported network and all its states.
-    """
-    budget = drawn.budget
-    name = budget.name if budget.cuts else BASELINE
-    if recipe.steps > 1 and budget.cuts:
-        made = _stepwise(name, recipe, teacher, images, start, drawn, say)
-    else:
-        _tell(drawn, say)
-        made = Made(name, drawn, apply.cut(full, drawn))
-        if budget.cuts:
-            made = recover(made, teacher, images, recipe, recipe.epochs, say)
-    if recipe.reject_class:
-        made = _rejecting(made, images, recipe, say)
-    say.step(f"export {made.name}")
-    made = export(made, images.validation, work / made.name, recipe)
-    simplified = made.exported.artifact.simplification if made.exported else None
-    if simplified is not None and not simplified.applied:
-        say.note(f"the graph is not simplified: {simplified.reason}")
-    return made
-
-
-def _rejecting(made: Made, images: Samples, recipe: Recipe, say: Say) -> Made:
+def with_reject_output(made: Made, images: Samples, recipe: Recipe, say: Say) -> Made:
     """Add an output for images of none of the kept classes."""
     say.step(f"fit the reject output of {made.name}")
     # Who wants none of them for training (0) still asks for an output that knows them.
@@ -189,49 +130,12 @@ def _rejecting(made: Made, images: Samples, recipe: Recipe, say: Say) -> Made:
     return replace(made, rejecting=model)
 
 
-def _tell(drawn: PruningPlan, say: Say) -> None:
+def tell(drawn: PruningPlan, say: Say) -> None:
+    """Say what a plan removes whole, and what it leaves whole."""
     if drawn.removed:
         say.note(f"removed whole: {', '.join(map(str, drawn.removed))}")
     for left in drawn.left_whole():
         say.note(f"{left.group} and its group stay whole: {left.whole_because}")
-
-
-def _stepwise(
-    name: str,
-    recipe: Recipe,
-    teacher: Model,
-    images: Samples,
-    start: PruningPlan,
-    drawn: PruningPlan,
-    say: Say,
-) -> Made:
-    """Approach a budget in steps, each scored on what the last one left and recovered after it.
-
-    Yeom et al., Pattern Recognition 115, 2021, prune 5 % of the filters a step; here each step
-    keeps the same share of what is left. Training epochs are dealt out evenly, the rest last.
-    """
-    budget, steps = drawn.budget, recipe.steps
-    plan, model = start, teacher
-    made = Made(name, plan, model)
-    whole = {cut.group: cut.width for cut in start.groups}
-    has = Meter(budget.limit.quantity).whole(teacher.geometry) if budget.limit else 0.0
-    for step in range(1, steps + 1):
-        say.step(f"step {step} of {steps} of {name}")
-        ground = scoring.ground(recipe, model, images, say, head=None, full=drawn.full)
-        # A depthwise layer of one channel is a group of its own now, with nothing to give.
-        there = [group for group in ground.groups if group.name in whole]
-        names = {group.name for group in there}
-        gone = sum(cut.unit * cut.width for cut in plan.groups if cut.group not in names)
-        ground = replace(ground, groups=there, whole=whole, gone=gone)
-        further = planning.draw(ground, budget.part(step, steps, has))
-        plan = plan.then(further).model_copy(update={"budget": budget})
-        if step == steps:
-            _tell(plan, say)
-        made = Made(name, plan, apply.cut(model, further))
-        epochs = recipe.epochs // steps + (recipe.epochs % steps if step == steps else 0)
-        made = recover(made, teacher, images, recipe, epochs, say)
-        model = made.final
-    return made
 
 
 def recover(

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from capdeploy import __version__, recipes
 from capdeploy.bundle import BASELINE
 from capdeploy.export import pack
-from capdeploy.model import Model, require_classes
+from capdeploy.model import require_classes
 from capdeploy.progress import Say
-from capdeploy.samples import Samples
-from capdeploy.stages import making
+from capdeploy.prune import apply
+from capdeploy.stages import making, steps
 from capdeploy.stages.finishing import before, trust
 from capdeploy.stages.journal import Journal
 from capdeploy.stages.making import Made
+from capdeploy.stages.planned import Planned
 from capdeploy.stages.precision import in_fewer_bits
 from capdeploy.values.journal import Begun
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import Metrics
-from capdeploy.values.sensitivity import Curve
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The street up to the knife: everything that a dry run shows."""
-
-    full: Model
-    narrow: Model
-    samples: Samples
-    plans: tuple[PruningPlan, ...]
-    scored_images: int
-    sensitivity: tuple[Curve, ...] = ()
 
 
 def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Made]:
@@ -70,13 +57,32 @@ def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Mad
         if one is not None:
             say.note(f"{name} was finished by an earlier run")
         else:
-            one = making.make(
-                recipe, planned.full, planned.narrow, planned.samples, planned.plans[0], drawn,
-                work, say,
-            )  # fmt: skip
+            one = _make(name, recipe, planned, drawn, work, say)
             if drawn.budget.cuts:  # the baseline is quickly made again
                 journal.keep(one)
         made.append(one)
+    return made
+
+
+def _make(
+    name: str, recipe: Recipe, planned: Planned, drawn: PruningPlan, work: Path, say: Say
+) -> Made:
+    """Cut, recover and export one network into a folder of its own."""
+    cuts = drawn.budget.cuts
+    if cuts and recipe.steps > 1:
+        made = steps.approach(name, recipe, planned, drawn.budget, say)
+    else:
+        making.tell(drawn, say)
+        made = Made(name, drawn, apply.cut(planned.full, drawn))
+        if cuts:
+            made = making.recover(made, planned.narrow, planned.samples, recipe, recipe.epochs, say)
+    if recipe.reject_class:
+        made = making.with_reject_output(made, planned.samples, recipe, say)
+    say.step(f"export {name}")
+    made = making.export(made, planned.samples.validation, work / name, recipe)
+    simplified = made.exported.artifact.simplification if made.exported else None
+    if simplified is not None and not simplified.applied:
+        say.note(f"the graph is not simplified: {simplified.reason}")
     return made
 
 

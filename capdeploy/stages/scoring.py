@@ -19,6 +19,7 @@ from capdeploy.stages.place import place_of
 from capdeploy.strategies import STRATEGIES, Watch
 from capdeploy.values.cost import Cost
 from capdeploy.values.group import Group
+from capdeploy.values.latency import LatencyTable
 from capdeploy.values.plan import LayerCut
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.scores import FilterScores
@@ -26,7 +27,14 @@ from capdeploy.values.sensitivity import Curve, SensitivityReport
 
 
 def ground(
-    recipe: Recipe, model: Model, images: Samples, say: Say, *, head: LayerCut | None, full: Cost
+    recipe: Recipe,
+    model: Model,
+    images: Samples,
+    say: Say,
+    *,
+    head: LayerCut | None,
+    full: Cost,
+    times: LatencyTable | None = None,
 ) -> Ground:
     """Score a network and find its groups: all that plans are drawn on.
 
@@ -44,6 +52,8 @@ def ground(
         The head's own cut.
     full : Cost
         Of the network before the head was cut.
+    times : LatencyTable | None
+        The layers' times, if they are known; they hold for a network that steps have left, too.
 
     Returns
     -------
@@ -59,8 +69,7 @@ def ground(
     elif not scores.cumulative and any(budget.by_repair for budget in recipe.budgets()):
         say.step("weigh groups by what the layers behind can make up for")
         curves = repair_of(recipe, model, images, coupled, scores)
-    times = None
-    if any(budget.of_latency for budget in recipe.budgets()):
+    if times is None and any(budget.of_latency for budget in recipe.budgets()):
         times = latency.table(
             model, coupled, place_of(recipe), align=recipe.align, cache=workplace.cache(), say=say
         )

@@ -9,6 +9,7 @@ from capdeploy import workplace
 from capdeploy.errors import BudgetError
 from capdeploy.model import Model
 from capdeploy.progress import Say
+from capdeploy.prune import apply
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.stages.hunt import MOST, TOLERANCE, Hunt, MemoryHunt, Point
@@ -29,7 +30,8 @@ def draw(
     Parameters
     ----------
     recipe : Recipe
-        Says where latency counts.
+        Says where latency counts. With several steps, the plan shows only where they go to: what is
+        measured is searched for in the last one.
     full : Model
         The network as it came.
     ground : Ground
@@ -46,19 +48,20 @@ def draw(
     PruningPlan
         The plan.
     """
-    if not budget.measured:
+    if not budget.measured or recipe.steps > 1:
         plan = planning.draw(ground, budget)
-        if budget.limit is not None and plan.after == plan.before:
+        if not budget.measured and budget.limit is not None and plan.after == plan.before:
             say.note(f"the head-cut network meets {budget.limit} as it is: nothing has to go")
         return plan
     place = place_of(recipe)
-    return meet(full, ground, start, budget, place, cache=workplace.cache(), say=say)
+    base = apply.cut(full, start)
+    return meet(full, ground, base, budget, place, cache=workplace.cache(), say=say)
 
 
 def meet(
     full: Model,
     ground: Ground,
-    start: PruningPlan,
+    base: Model,
     budget: Budget,
     place: Place,
     *,
@@ -74,11 +77,11 @@ def meet(
     Parameters
     ----------
     full : Model
-        The network as it came.
+        The network that plans cut: as it came, or what earlier steps have left of it.
     ground : Ground
         Scores, groups, costs and layer latencies.
-    start : PruningPlan
-        Cuts the head alone.
+    base : Model
+        The head-cut network, whose latency shares count from.
     budget : Budget
         A limit of latency or memory.
     place : Place
@@ -105,12 +108,12 @@ def meet(
     with tempfile.TemporaryDirectory(prefix="capdeploy-search-") as folder:
         memory = budget.limit is not None and budget.limit.quantity == "rss"
         kind = MemoryHunt if memory else Hunt
-        return answer(kind(full, ground, budget, place, Path(folder), cache, say), start)
+        return answer(kind(full, ground, budget, place, Path(folder), cache, say), base)
 
 
-def answer(hunt: Hunt, start: PruningPlan) -> PruningPlan:
+def answer(hunt: Hunt, base: Model) -> PruningPlan:
     """Measure the head-cut network, then candidates until one answers the budget; see `meet`."""
-    hunt.begin(start)
+    hunt.begin(base)
     top = (hunt.whole, hunt.base)
     if hunt.budget.also:
         # Smaller may be fast enough already: then the other limits are what binds.
@@ -120,7 +123,7 @@ def answer(hunt: Hunt, start: PruningPlan) -> PruningPlan:
         top = (point.estimate, point.trial.measured)
     elif hunt.most >= hunt.base:
         hunt.say.note(f"the head-cut network takes {hunt.base:.3g} {hunt.unit}: nothing has to go")
-        hunt.try_out(start.model_copy(update={"budget": hunt.budget}))
+        hunt.try_out(hunt.draw(hunt.whole))
         return hunt.record(hunt.points[0])
     best = narrow_down(hunt, top)
     short = 1 - best.trial.measured / hunt.most

@@ -176,10 +176,8 @@ class Recipe(Common):
             )
         if len(self.budgets()) != len({budget.name for budget in self.budgets()}):
             raise ValueError("a budget is given twice")
-        if self.steps > 1 and (self.max_latency or self.speedup or self.max_rss):
-            raise ValueError(
-                "what is measured is met in one step; leave out steps, or limit the MACs"
-            )
+        if self.steps > 1 and self.max_rss:
+            raise ValueError("a memory is met in one step; leave out steps, or limit the size")
         return self
 
     def budgets(self) -> tuple[Budget, ...]:

@@ -10,7 +10,6 @@ from capdeploy.errors import ConfigError
 from capdeploy.export import graph
 from capdeploy.progress import Quiet
 from capdeploy.prune import groups
-from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.stages import search
 from capdeploy.stages.place import Place
@@ -49,7 +48,6 @@ def test_a_memory_is_met_from_below(large, tmp_path):
         scores_for(narrow), groups.find(narrow), narrow.geometry, head.cut_of(large, SUBSET),
         large.geometry.cost(),
     )  # fmt: skip
-    start = planning.draw(ground, Budget(ratio=0.0))
     graph.export(large, tmp_path / "whole.onnx", {})
     before, peak = memory.peak(tmp_path / "whole.onnx", SETTINGS)
     most = before + 0.5 * (peak - before)
@@ -60,7 +58,7 @@ def test_a_memory_is_met_from_below(large, tmp_path):
         def note(self, message):
             said.append(message)
 
-    plan = search.meet(large, ground, start, budget, PLACE, cache=tmp_path / "kept", say=Heard())
+    plan = search.meet(large, ground, narrow, budget, PLACE, cache=tmp_path / "kept", say=Heard())
     found = plan.search
     assert found.unit == "MiB"
     assert found.result.measured <= most
@@ -68,7 +66,7 @@ def test_a_memory_is_met_from_below(large, tmp_path):
     assert plan.after.parameters < plan.before.parameters
     assert "peak RSS in onnxruntime" in found.sentence
     assert "MiB" in said[-1]
-    again = search.meet(large, ground, start, budget, PLACE, cache=tmp_path / "kept", say=Quiet())
+    again = search.meet(large, ground, narrow, budget, PLACE, cache=tmp_path / "kept", say=Quiet())
     assert all(trial.cached for trial in again.search.trials)
     assert again.layers == plan.layers
 

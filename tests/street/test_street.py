@@ -17,7 +17,7 @@ from capdeploy import bundle, pipeline, rebuild, tensorfile
 from capdeploy.errors import BudgetError
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply
-from capdeploy.stages import making
+from capdeploy.stages import making, steps
 from capdeploy.values.artifact import Quantized
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import RunReport
@@ -264,9 +264,9 @@ def test_networks_that_are_recovered_and_rebuilt_with_care(network, changes, tmp
     torch.save(getattr(nets, network)().state_dict(), file)
     wanted = recipe(file, arch=f"tests.nets:{network}", **({"epochs": 0} | changes))
     planned = pipeline.plan(wanted, Quiet())
-    start, drawn = planned.plans
+    drawn = planned.plans[1]
     if wanted.steps > 1:
-        made = making._stepwise("x", wanted, planned.narrow, planned.samples, start, drawn, Quiet())
+        made = steps.approach("x", wanted, planned, drawn.budget, Quiet())
     else:
         made = making.Made("x", drawn, apply.cut(planned.full, drawn))
         made = making.recover(made, planned.narrow, planned.samples, wanted, wanted.epochs, Quiet())

@@ -116,7 +116,7 @@ def test_the_output_learns_from_dropped_images_though_training_wants_none(traine
     planned = pipeline.plan(wanted, Quiet())
     made = making.Made("x", planned.plans[0], planned.narrow)
     none, alike = (
-        making._rejecting(
+        making.with_reject_output(
             made, planned.samples, wanted.model_copy(update={"dropped_images": share}), Quiet()
         ).rejecting.module.state_dict()
         for share in (0.0, 1.0)

@@ -1,0 +1,98 @@
+"""Approaches a budget in steps, each scored on what the last one left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from capdeploy import workplace
+from capdeploy.progress import Say
+from capdeploy.prune import apply
+from capdeploy.prune import plan as planning
+from capdeploy.prune.ground import Ground
+from capdeploy.stages import making, scoring, search
+from capdeploy.stages.making import Made
+from capdeploy.stages.place import place_of
+from capdeploy.stages.planned import Planned
+from capdeploy.values.budget import Budget
+from capdeploy.values.plan import PruningPlan
+from capdeploy.values.recipe import Recipe
+
+ENOUGH = 256
+"""Images that re-solve a network which is only looked at on the way."""
+
+
+def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: Say) -> Made:
+    """Cut to a budget in steps, with scoring and recovery in between.
+
+    Yeom et al., Pattern Recognition 115, 2021, prune 5 % of the filters a step; here each step
+    keeps the same share of what is left. Training epochs are dealt out evenly, the rest last.
+    Without any, what lies in between serves the choice alone: the intact network is cut at the
+    end. A latency is measured in the last step; earlier ones go by the layers' times.
+
+    Parameters
+    ----------
+    name : str
+        Of the bundle.
+    recipe : Recipe
+        What to do, and in how many steps.
+    planned : Planned
+        Networks, images, and the ground of the first step.
+    budget : Budget
+        What is to be met at the end.
+    say : Say
+        Hears of every step.
+
+    Returns
+    -------
+    Made
+        The recovered network, with a plan into the original one.
+
+    Raises
+    ------
+    PlanError
+        If a step cannot be planned.
+    BudgetError
+        If a latency is out of reach.
+    """
+    teacher, images, steps = planned.narrow, planned.samples, recipe.steps
+    plan, model, full = planned.plans[0], teacher, planned.full.geometry.cost()
+    made = Made(name, plan, model)
+    ground = planned.ground or scoring.ground(recipe, teacher, images, say, head=None, full=full)
+    has = ground.meter(budget.limit.quantity).whole(teacher.geometry) if budget.limit else 0.0
+    for step in range(1, steps + 1):
+        say.step(f"step {step} of {steps} of {name}")
+        if step > 1:
+            times = ground.latency
+            ground = scoring.ground(recipe, model, images, say, head=None, full=full, times=times)
+        ground = _counted(ground, plan)
+        if step == steps and budget.measured:
+            cache, place = workplace.cache(), place_of(recipe)
+            further = search.meet(model, ground, teacher, budget, place, cache=cache, say=say)
+        else:
+            further = planning.draw(ground, budget.part(step, steps, has))
+        plan = plan.then(further).model_copy(update={"budget": budget})
+        if step == steps:
+            making.tell(plan, say)
+        asked = recipe
+        if recipe.epochs or step < steps:
+            cut = apply.cut(model, further)
+        else:
+            cut = apply.cut(planned.full, plan)
+        if not recipe.epochs and step < steps:
+            few = min(ENOUGH, recipe.reconstruct_images)
+            asked = recipe.model_copy(update={"reconstruct_images": few})
+        epochs = recipe.epochs // steps + (recipe.epochs % steps if step == steps else 0)
+        made = making.recover(Made(name, plan, cut), teacher, images, asked, epochs, say)
+        model = made.final
+    return made
+
+
+def _counted(ground: Ground, plan: PruningPlan) -> Ground:
+    """Let ratios and floors count from what the groups had before any step."""
+    whole = {cut.group: cut.width for cut in plan.groups}
+    # A depthwise layer of one channel is a group of its own now, with nothing to give.
+    there = [group for group in ground.groups if group.name in whole]
+    names = {group.name for group in there}
+    gone = sum(cut.unit * cut.width for cut in plan.groups if cut.group not in names)
+    # The head is cut already.
+    return replace(ground, groups=there, whole=whole, gone=gone, head=None)
