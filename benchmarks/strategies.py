@@ -23,6 +23,7 @@ import argparse
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -38,7 +39,7 @@ from capdeploy.progress import Quiet
 from capdeploy.prune import apply, groups
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
-from capdeploy.stages import making, scoring
+from capdeploy.stages import making, scoring, steps
 from capdeploy.train import batchnorm, evaluate, finetune, head
 from capdeploy.train.course import Course
 from capdeploy.train.imitate import Teacher
@@ -91,20 +92,24 @@ def budget_of(text: str) -> dict:
     return {"ratio": [float(text)]}
 
 
-def recovered(plan, cut, planned, wanted: Recipe, recoveries: list[str]) -> dict[str, Model]:
+def recovered(plan, planned, wanted: Recipe, recoveries: list[str]) -> dict[str, Model]:
     """Recover as `compress` would; what several recoveries begin with is done once.
 
     Statistics alone, reconstruction, training from the statistics, training from the
-    reconstruction.
+    reconstruction; in several steps (`--set steps=2`) each on the way as well as at the end.
     """
 
     def follow(reconstruct: bool, epochs: int) -> making.Made:
-        asked = wanted.model_copy(update={"reconstruct": reconstruct})
-        made = making.Made("x", plan, cut)
+        asked = wanted.model_copy(update={"reconstruct": reconstruct, "epochs": epochs})
+        if wanted.steps > 1:
+            return steps.approach("x", asked, planned, wanted.budgets()[0], Quiet())
+        made = making.Made("x", plan, apply.cut(planned.full, plan))
         return making.recover(made, planned.narrow, planned.samples, asked, epochs, Quiet())
 
-    plain = follow(False, wanted.epochs if "train" in recoveries else 0)
-    found = {"none": plain.recalibrated or cut, "train": plain.final}
+    found: dict[str, Model] = {}
+    if {"none", "train"} & set(recoveries):
+        plain = follow(False, wanted.epochs if "train" in recoveries else 0)
+        found |= {"none": plain.recalibrated or plain.cut, "train": plain.final}
     if {"reconstruct", "both"} & set(recoveries):
         solved = follow(True, wanted.epochs if "both" in recoveries else 0)
         found |= {"reconstruct": solved.reconstructed, "both": solved.final}
@@ -223,11 +228,14 @@ def one(name, wanted, planned, test, recoveries, found, grounds) -> float:
         return before / cut.geometry.cost().macs
     if wanted.seed not in grounds:
         grounds[wanted.seed] = ground_of(name, wanted, planned)
-    plan = planning.draw(grounds[wanted.seed], wanted.budgets()[0])
-    cut = apply.cut(planned.full, plan)
-    for recovery, model in recovered(plan, cut, planned, wanted, recoveries).items():
+    ground = grounds[wanted.seed]
+    plan = planning.draw(ground, wanted.budgets()[0])
+    planned = replace(planned, ground=ground)
+    fewer = 0.0
+    for recovery, model in recovered(plan, planned, wanted, recoveries).items():
         found[recovery].append(judge(model, planned.narrow, test))
-    return before / plan.after.macs
+        fewer = before / model.geometry.cost().macs
+    return fewer
 
 
 def ground_of(name, wanted, planned) -> Ground:

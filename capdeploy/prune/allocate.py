@@ -29,12 +29,15 @@ class Room:
         Kept widths are multiples of this.
     harm : tuple[float, ...]
         ``harm[n]`` is the harm done when n channels are gone, n = 0..width; it never falls.
+    most : int | None
+        Channels it keeps at most: the others go before anything else does. None: all.
     """
 
     group: Group
     least: int
     align: int
     harm: tuple[float, ...]
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,37 +57,6 @@ class Step:
     name: str
     keep: int
     left: float
-
-
-def normalised(scores: Sequence[float]) -> tuple[float, ...]:
-    """Turn one group's scores into a harm curve that can be compared with other groups'.
-
-    The scores are brought to a mean magnitude of 1 within the group (*mean normalisation*), so
-    that neither a layer's scale nor its width decides: were they brought to a sum of 1, as
-    relevance is, each filter of a wide layer would look worthless and wide layers would go first.
-
-    Parameters
-    ----------
-    scores : Sequence[float]
-        One per channel.
-
-    Returns
-    -------
-    tuple[float, ...]
-        Harm of losing the n lowest, n = 0..len(scores).
-
-    Examples
-    --------
-    >>> normalised([1.0, 3.0])
-    (0.0, 0.5, 2.0)
-    """
-    ordered = sorted(scores)
-    lowest = min(0.0, ordered[0])
-    size = sum(score - lowest for score in ordered) / len(ordered) or 1.0
-    harm = [0.0]
-    for score in ordered:
-        harm.append(harm[-1] + (score - lowest) / size)
-    return tuple(harm)
 
 
 def steps(
@@ -116,7 +88,7 @@ def steps(
     Yields
     ------
     Step
-        From the whole network down to all floors.
+        One after another.
     """
     groups = [room.group for room in rooms]
     ledger = Ledger(geometry, groups, meter, sites)
@@ -153,6 +125,8 @@ def steps(
 def _price(ledger: Ledger, room: Room, *, even: bool) -> tuple[float, int] | None:
     """Price a group's next step: harm per unit saved, or the share that would be gone."""
     name, width, now = room.group.name, room.group.width, ledger.keep[room.group.name]
+    if room.most is not None and now > max(room.most, room.least):
+        return -1.0, max(room.most, room.least)
     keep = (now - 1) // room.align * room.align
     if keep < max(room.least, 1):
         return None

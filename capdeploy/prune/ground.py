@@ -37,6 +37,8 @@ class Ground:
         there.
     gone : int
         Channels of groups that went with blocks in earlier steps.
+    held : Mapping[str, int]
+        Channels that groups keep at most, because measuring showed that more cost too much.
     latency : LatencyTable | None
         The layers' times; budgets of latency and the allocation ``latency`` need them.
     blocks : Sequence[Block]
@@ -51,6 +53,7 @@ class Ground:
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     whole: Mapping[str, int] = field(default_factory=dict)
     gone: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
     latency: LatencyTable | None = None
     blocks: Sequence[Block] = ()
 

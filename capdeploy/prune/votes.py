@@ -88,3 +88,34 @@ def ranked(group: Group, value: Sequence[float]) -> list[int]:
     order = sorted(range(group.width), key=lambda channel: (-value[channel], channel))
     anchors = {next(channel for channel in order if channel in part) for part in group.parts()}
     return sorted(order, key=lambda channel: channel not in anchors)
+
+
+def normalised(scores: Sequence[float]) -> tuple[float, ...]:
+    """Turn one group's scores into a harm curve that can be compared with other groups'.
+
+    The scores are brought to a mean magnitude of 1 within the group (*mean normalisation*), so
+    that neither a layer's scale nor its width decides: were they brought to a sum of 1, as
+    relevance is, each filter of a wide layer would look worthless and wide layers would go first.
+
+    Parameters
+    ----------
+    scores : Sequence[float]
+        One per channel.
+
+    Returns
+    -------
+    tuple[float, ...]
+        Harm of losing the n lowest, n = 0..len(scores).
+
+    Examples
+    --------
+    >>> normalised([1.0, 3.0])
+    (0.0, 0.5, 2.0)
+    """
+    ordered = sorted(scores)
+    lowest = min(0.0, ordered[0])
+    size = sum(score - lowest for score in ordered) / len(ordered) or 1.0
+    harm = [0.0]
+    for score in ordered:
+        harm.append(harm[-1] + (score - lowest) / size)
+    return tuple(harm)

@@ -10,7 +10,7 @@ from capdeploy.errors import PlanError
 from capdeploy.prune import allocate
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import Meter, Site
-from capdeploy.prune.votes import group_scores
+from capdeploy.prune.votes import group_scores, normalised
 from capdeploy.values.budget import Budget
 from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
@@ -71,6 +71,7 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
             _least(group, ground, budget),
             align_of(group, budget),
             _harm(group, ground),
+            ground.held.get(group.name),
         )
         for group in free
     ]
@@ -185,4 +186,4 @@ def _harm(group: Group, ground: Ground) -> tuple[float, ...]:
     scores = group_scores(group, ground.scores)
     if ground.scores.cumulative:
         return (0.0, *sorted(scores))
-    return allocate.normalised(scores)
+    return normalised(scores)

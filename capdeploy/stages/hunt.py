@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +30,8 @@ from capdeploy.values.report import Settings
 
 MOST = 12
 BLOCKS, ROUNDS = 2, 8
+HOLDS = 2
+"""How often groups are held where a step proved too slow; more of it costs minutes."""
 PEAKS = 3
 """Processes whose median is the peak memory; allocators differ by a little."""
 TOLERANCE = 0.03
@@ -75,6 +77,7 @@ class Hunt:
     cache: Path
     say: Say
     points: list[Point] = field(default_factory=list)
+    holds: int = 0
     fixed: float = 0.0
     """What stays however small the network becomes, if that is known."""
     quantity: ClassVar[Literal["latency", "rss"]] = "latency"
@@ -99,6 +102,40 @@ class Hunt:
         limit = self._limit.model_copy(update={"most": max(estimate, 1e-9), "share": False})
         plan = planning.draw(self.ground, self.budget.model_copy(update={"limit": limit}))
         return plan.model_copy(update={"budget": self.budget})
+
+    def hold(self, fast: Point) -> bool:
+        """Let the groups stay as narrow as in `fast` whose next step up proved too slow.
+
+        A kernel may dislike a width: then a single step costs far more than the layers' times say,
+        and the channels that the budget still allows have to be other groups'.
+
+        Parameters
+        ----------
+        fast : Point
+            The best candidate that fits; the next larger one that was measured does not.
+
+        Returns
+        -------
+        bool
+            Whether there is such a group that is not held already; False after `HOLDS` times.
+        """
+        held = self.ground.held
+        slow = [
+            each for each in self.points
+            if not self.fits(each) and all(
+                len(cut.kept) <= held.get(cut.group, cut.width) for cut in each.plan.groups
+            )
+        ]  # fmt: skip
+        if not slow or self.holds == HOLDS:
+            return False
+        wide = {cut.group: cut for cut in min(slow, key=lambda each: each.estimate).plan.groups}
+        more = {
+            cut.group: len(cut.kept) for cut in fast.plan.groups
+            if len(cut.kept) < len(wide[cut.group].kept)
+        }  # fmt: skip
+        self.ground = replace(self.ground, held={**held, **more})
+        self.holds += bool(more)
+        return bool(more)
 
     def estimate(self, plan: PruningPlan) -> float:
         """Sum what the layers count at a plan's widths."""

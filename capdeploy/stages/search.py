@@ -18,6 +18,8 @@ from capdeploy.values.budget import Budget
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
 
+NEXT = 1.02
+"""How far above the next aim a measured network has to lie to say something about the way there."""
 CLOSE = 1e-3
 """Two estimates nearer to each other than this share have no other network between them."""
 
@@ -72,7 +74,8 @@ def meet(
 
     Candidates lie on one line: the order in which the allocation gives channels up. The layers'
     times say where on it to look first; then measurements on both sides of the budget narrow it
-    down, at most twelve.
+    down, at most twelve. Where a step costs far more than the layers' times say, its group is held
+    and the others go on.
 
     Parameters
     ----------
@@ -150,30 +153,46 @@ def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
         point = hunt.try_out(hunt.draw(target))
         if hunt.near(point):
             return point
-        if len(hunt.points) == known and fast is not None:
-            # Widths are coarse: up to here lies no other network, perhaps nearer to the slow side.
-            high = min(slow)[0]
-            target += (high - target) / 2
-            if high - target < CLOSE * high:
-                return fast
-            continue
-        if len(hunt.points) == known:
-            point = smallest(hunt)
+        fresh = len(hunt.points) > known
+        if not fresh and fast is None:
+            point, fresh = smallest(hunt), True
         if not hunt.fits(point):
             slow.append((point.estimate, point.trial.measured))
         elif fast is None or point.trial.measured > fast.trial.measured:
             fast = point
-        target = _between(slow, fast, aim)
+        high, slowest = min(slow)
+        if fast is not None and _jumps(fast, high, slowest) and hunt.hold(fast):
+            target = fast.estimate * aim / fast.trial.measured
+            slow = [each for each in slow if each[0] > NEXT * target] or slow[:1]
+        elif not fresh and fast is not None:
+            # Widths are coarse: up to here lies no other network, perhaps nearer to the slow side.
+            target += (high - target) / 2
+            if high - target < CLOSE * high:
+                return fast
+        else:
+            sides = [hunt.fits(each) for each in hunt.points[-2:]]
+            target = _between(slow, fast, aim, stuck=len(sides) == 2 and sides[0] == sides[1])
     return fast or smallest(hunt)
 
 
-def _between(slow: list[tuple[float, float]], fast: Point | None, aim: float) -> float:
-    """Say where to look next: on the line through both sides, never too near to either."""
+def _jumps(fast: Point, high: float, slowest: float) -> bool:
+    """Tell whether little more by the estimate took far more time."""
+    near = high - fast.estimate < TOLERANCE * high
+    return near and slowest > (1 + 2 * TOLERANCE) * fast.trial.measured
+
+
+def _between(
+    slow: list[tuple[float, float]], fast: Point | None, aim: float, *, stuck: bool
+) -> float:
+    """Say where to look next: on the line through both sides, never too near to either.
+
+    Half-way, if the line has led to the same side twice: it is no line then.
+    """
     high, slowest = min(slow)
     if fast is not None:
         low, rise = fast.estimate, slowest - fast.trial.measured
         share = (aim - fast.trial.measured) / rise if rise > 0 else 0.5
-        return low + (high - low) * min(0.9, max(0.1, share))
+        return low + (high - low) * (0.5 if stuck else min(0.9, max(0.1, share)))
     if len(slow) == 1:
         return high * min(0.985, aim / slowest)
     # A part of the time is the same at any width, so the line does not pass through zero.

@@ -353,7 +353,7 @@ def test_steps_that_go_too_far_are_passed_over_for_smaller_ones(resnet, even):
     _, ground = resnet
     whole = ground.geometry.cost().macs
     rooms = [
-        allocate.Room(group, 32, 32, allocate.normalised(range(group.width)))
+        allocate.Room(group, 32, 32, votes.normalised(range(group.width)))
         for group in ground.groups if group.width % 32 == 0
     ]  # fmt: skip
     gaps = {0: [], 8: []}

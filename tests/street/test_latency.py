@@ -221,6 +221,37 @@ def test_the_search_finds_its_way_where_a_part_of_the_time_stays(wide, tmp_path,
     assert 0.97 * 10 * share <= plan.search.result.measured <= 10 * share
 
 
+class Disliking(Simulated):
+    """Where one layer is wider than so many channels, its kernel is slow."""
+
+    def _export(self, plan, name):
+        path = super()._export(plan, name)
+        kept = {cut.layer: cut.kept_out for cut in plan.layers}
+        wide = kept.get(self.layer)
+        self.last += 0.0 if wide is not None and len(wide) <= self.liked else self.penalty
+        return path
+
+
+@pytest.mark.parametrize("penalty", [0.05, 0.08, 0.5])
+def test_a_group_whose_next_width_is_slow_is_held_and_the_others_go_on(wide, tmp_path, penalty):
+    model, drawn_on = wide
+    budget = of_latency("40%", allocation="latency", align=1)
+    whole = drawn_on.meter("latency").whole(model.geometry)
+    plain = Simulated(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
+    found = Disliking(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
+    plain.formula = found.formula = lambda left: left
+    # The width that this layer has on the way, a little before the budget.
+    cut = next(cut for cut in plain.draw(0.37 * whole).layers if cut.kept_out is not None)
+    found.layer, found.liked, found.penalty = cut.layer, len(cut.kept_out), penalty * whole
+    found.begin(model)
+    plan = found.record(search.narrow_down(found))
+    assert len(plan.search.trials) <= hunts.MOST
+    assert found.ground.held
+    kept = {cut.layer: len(cut.kept_out) for cut in plan.layers if cut.kept_out is not None}
+    assert kept[found.layer] <= found.liked
+    assert 0.97 * 4 <= plan.search.result.measured <= 4
+
+
 @pytest.mark.parametrize(("parameters", "binds"), [("60%", False), ("10%", True)])
 def test_a_latency_is_met_together_with_a_size(wide, tmp_path, parameters, binds):
     model, drawn_on = wide
