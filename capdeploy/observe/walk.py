@@ -154,7 +154,7 @@ class Walk:
                 self._settle(number, stand)
                 node = self._nodes[place]
                 read = stand.values[node.all_input_nodes[0]]
-                return Arrival(read, self._beside(node, stand.values)), stand.copy()
+                return Arrival(read, self._beside(node, stand.values)), stand
 
     def _answers_alike(self) -> bool:
         """Tell whether the operations one by one answer as the network, and overwrite nothing.

@@ -57,31 +57,29 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
     teacher, images, steps = planned.narrow, planned.samples, recipe.steps
     plan, model, full = planned.plans[0], teacher, planned.full.geometry.cost()
     made = Made(name, plan, model)
+    few = min(ENOUGH, recipe.reconstruct_images)
+    glance = recipe.model_copy(update={"reconstruct_images": few})
     ground = planned.ground or scoring.ground(recipe, teacher, images, say, head=None, full=full)
     has = ground.meter(budget.limit.quantity).whole(teacher.geometry) if budget.limit else 0.0
     for step in range(1, steps + 1):
+        last, trained = step == steps, recipe.epochs > 0
         say.step(f"step {step} of {steps} of {name}")
         if step > 1:
             times = ground.latency
             ground = scoring.ground(recipe, model, images, say, head=None, full=full, times=times)
         ground = _counted(ground, plan)
-        if step == steps and budget.measured:
+        if last and budget.measured:
             cache, place = workplace.cache(), place_of(recipe)
             further = search.meet(model, ground, teacher, budget, place, cache=cache, say=say)
         else:
             further = planning.draw(ground, budget.part(step, steps, has))
         plan = plan.then(further).model_copy(update={"budget": budget})
-        if step == steps:
+        if last:
             making.tell(plan, say)
-        asked = recipe
-        if recipe.epochs or step < steps:
-            cut = apply.cut(model, further)
-        else:
-            cut = apply.cut(planned.full, plan)
-        if not recipe.epochs and step < steps:
-            few = min(ENOUGH, recipe.reconstruct_images)
-            asked = recipe.model_copy(update={"reconstruct_images": few})
-        epochs = recipe.epochs // steps + (recipe.epochs % steps if step == steps else 0)
+        fresh = last and not trained
+        cut = apply.cut(planned.full, plan) if fresh else apply.cut(model, further)
+        epochs = recipe.epochs // steps + (recipe.epochs % steps if last else 0)
+        asked = recipe if last or trained else glance
         made = making.recover(Made(name, plan, cut), teacher, images, asked, epochs, say)
         model = made.final
     return made
