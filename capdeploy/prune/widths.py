@@ -67,14 +67,11 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
         }
     rooms = [
         allocate.Room(
-            group,
-            _least(group, ground, budget),
-            align_of(group, budget),
-            _harm(group, ground),
+            group, _least(group, ground, budget), align_of(group, budget), _harm(group, ground),
             ground.held.get(group.name),
         )
         for group in free
-    ]
+    ]  # fmt: skip
     caps = _caps(ground, budget, free)
     measured = any(cap.meter.quantity in MEASURED for cap in caps)
     keep, left = allocate.meet(
