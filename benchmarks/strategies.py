@@ -231,11 +231,10 @@ def one(name, wanted, planned, test, recoveries, found, grounds) -> float:
     ground = grounds[wanted.seed]
     plan = planning.draw(ground, wanted.budgets()[0])
     planned = replace(planned, ground=ground)
-    fewer = 0.0
-    for recovery, model in recovered(plan, planned, wanted, recoveries).items():
+    made = recovered(plan, planned, wanted, recoveries)
+    for recovery, model in made.items():
         found[recovery].append(judge(model, planned.narrow, test))
-        fewer = before / model.geometry.cost().macs
-    return fewer
+    return before / made[recoveries[0]].geometry.cost().macs
 
 
 def ground_of(name, wanted, planned) -> Ground:
