@@ -31,41 +31,27 @@ def read_by_a_whole_pass(network, layer, images):
 
 @pytest.mark.parametrize("room", [0, 3000, 1 << 30])
 @pytest.mark.parametrize("kind", ["Chain", "Residual", "ConvHead", "Grouped", "Deciding"])
-def test_every_layer_reads_what_it_reads_in_a_whole_pass(kind, room):
+def test_every_layer_reads_and_answers_what_it_does_in_a_whole_pass(kind, room):
     network = shaken(getattr(nets, kind)()).eval()
     seen = trace(network, torch.randn(2, 3, 16, 16))
     images, made = batches()
-    walk = Walk(network, made, room)
+    walk, passing = Walk(network, made, room), Walk(network, made, room)
     flags = [getattr(layer, "inplace", None) for layer in network.modules()]
     for layer in seen.filters:
         if seen.calls[layer] > 1:
             continue
         for number, batch in enumerate(images):
             expected = read_by_a_whole_pass(network, layer, batch)
-            assert torch.equal(walk.at(layer, number).read, expected)
-            assert sum(stand.size for stand in walk._stands) == walk._used <= room
+            met, (passed, answer) = walk.at(layer, number), passing.through(layer, number)
+            assert torch.equal(met.read, expected)
+            assert torch.equal(passed.read, expected)
+            assert (met.beside is None) == (passed.beside is None)
+            assert met.beside is None or torch.equal(met.beside, passed.beside)
+            assert torch.equal(answer, output_of(network, layer, batch))
+            for each in (walk, passing):
+                assert sum(stand.size for stand in each._stands) == each._used <= room
     assert [getattr(layer, "inplace", None) for layer in network.modules()] == flags
     assert torch.is_grad_enabled()
-
-
-@pytest.mark.parametrize("room", [0, 3000, 1 << 30])
-@pytest.mark.parametrize("kind", ["Chain", "Residual", "ConvHead", "Grouped", "Deciding"])
-def test_through_a_layer_is_up_to_it_and_what_it_answers(kind, room):
-    network = shaken(getattr(nets, kind)()).eval()
-    seen = trace(network, torch.randn(2, 3, 16, 16))
-    images, made = batches()
-    walk, other = Walk(network, made, room), Walk(network, made, room)
-    for layer in seen.filters:
-        if seen.calls[layer] > 1:
-            continue
-        for number, batch in enumerate(images):
-            met, answer = walk.through(layer, number)
-            expected = other.at(layer, number)
-            assert torch.equal(met.read, expected.read)
-            assert (met.beside is None) == (expected.beside is None)
-            assert met.beside is None or torch.equal(met.beside, expected.beside)
-            assert torch.equal(answer, output_of(network, layer, batch))
-            assert sum(stand.size for stand in walk._stands) == walk._used <= room
 
 
 def test_through_every_layer_each_runs_once():

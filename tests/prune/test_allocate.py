@@ -366,3 +366,24 @@ def test_steps_that_go_too_far_are_passed_over_for_smaller_ones(resnet, even):
             found.append(1 - left[0] / cap.most)
     assert all(some <= none for some, none in zip(gaps[8], gaps[0], strict=True))
     assert max(gaps[8]) < 0.01 < max(gaps[0])
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_what_a_held_group_gives_up_the_others_keep(resnet, even):
+    _, ground = resnet
+    rooms = [
+        allocate.Room(group, 8, 8, votes.normalised(range(group.width)))
+        for group in ground.groups if group.width % 32 == 0
+    ]  # fmt: skip
+    cap = allocate.Cap(ledger.Meter("macs"), 0.6 * ground.geometry.cost().macs, 0.02)
+    before, _ = allocate.meet(ground.geometry, rooms, [cap], even=even)
+    name = max(before, key=before.__getitem__)
+    held = [
+        replace(room, most=before[name] // 16 * 8) if room.group.name == name else room
+        for room in rooms
+    ]
+    after, left = allocate.meet(ground.geometry, held, [cap], even=even)
+    assert cap.near(left[0])
+    assert after[name] <= before[name] // 16 * 8
+    assert all(after[other] >= before[other] for other in before if other != name)
+    assert sum(after.values()) - after[name] > sum(before.values()) - before[name]
