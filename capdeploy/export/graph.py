@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,31 @@ def export(model: Model, path: Path, facts: Mapping[str, str]) -> int:
         If the network is larger than an ONNX file can be, the exporter fails, or its file has
         another opset, a fixed batch, or external data.
     """
+    onnx.save(exported(model), path)
+    return finish(path, facts)
+
+
+def exported(model: Model, *, optimize: bool = True) -> onnx.ModelProto:
+    """Export a network, as the exporter leaves it.
+
+    Parameters
+    ----------
+    model : Model
+        The network.
+    optimize : bool
+        Fold batch norms and constants. Otherwise every entry of the state dict that is used is an
+        initializer of its own name.
+
+    Returns
+    -------
+    onnx.ModelProto
+        The graph, in memory.
+
+    Raises
+    ------
+    StepFailedError
+        If the network is larger than an ONNX file can be, or the exporter fails.
+    """
     model = model.on("cpu")
     size = 4 * sum(value.numel() for value in model.module.state_dict().values())
     if size >= LARGEST:
@@ -57,11 +83,11 @@ def export(model: Model, path: Path, facts: Mapping[str, str]) -> int:
     example = model.example(2)
     try:
         with _quiet(), torch.no_grad():
-            torch.onnx.export(
+            program: Any = torch.onnx.export(
                 model.module.eval(),
                 (example,),
-                path,
                 dynamo=True,
+                optimize=optimize,
                 external_data=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
@@ -69,10 +95,11 @@ def export(model: Model, path: Path, facts: Mapping[str, str]) -> int:
                 dynamic_shapes=({0: BATCH},),
                 verbose=False,
             )
+            found: onnx.ModelProto = program.model_proto
+            return found
     except Exception as error:  # the exporter raises its own, torch's and onnx's errors
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StepFailedError(f"the ONNX exporter failed: {line}") from error
-    return finish(path, facts)
 
 
 def finish(path: Path, facts: Mapping[str, str]) -> int:

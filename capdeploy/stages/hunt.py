@@ -16,7 +16,7 @@ from capdeploy.bench.contest import Sampling
 from capdeploy.bench.processes import NotHereError, Processes
 from capdeploy.bundle import digest
 from capdeploy.errors import MissingDeviceError, StepFailedError
-from capdeploy.export import graph
+from capdeploy.export.skeleton import Writer
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.prune import apply
@@ -77,6 +77,7 @@ class Hunt:
     cache: Path
     say: Say
     points: list[Point] = field(default_factory=list)
+    writer: Writer = field(default_factory=Writer)
     holds: int = 0
     fixed: float = 0.0
     """What stays however small the network becomes, if that is known."""
@@ -186,7 +187,7 @@ class Hunt:
     def _written(self, model: Model, name: str) -> Path:
         # Not simplified: what onnxsim folds, the runtimes fold as well.
         path = self.folder / f"{name}.onnx"
-        graph.export(model, path, {})
+        self.writer.write(model, path)
         return path
 
     def _measure(self, file: Path) -> tuple[list[tuple[float, float]], bool]:
