@@ -12,7 +12,7 @@ import torch
 from capdeploy import score
 from capdeploy.bench.clock import WallClock
 from capdeploy.bench.measure import one
-from capdeploy.export import graph
+from capdeploy.export import graph, skeleton
 from capdeploy.model import Model, example
 from capdeploy.observe.taps import requiring_grad
 from capdeploy.observe.trace import trace
@@ -115,6 +115,12 @@ def test_plan_and_cut_resnet50(benchmark, allocation):
 def test_export(benchmark, planned, tmp_path):
     cut = apply.cut(planned.full, planned.plans[1])
     benchmark.pedantic(graph.export, (cut, tmp_path / "x.onnx", {}), rounds=1)
+
+
+def test_fill(benchmark, planned, tmp_path):
+    """What a candidate of a search costs instead of an export."""
+    cut, form = apply.cut(planned.full, planned.plans[1]), skeleton.of(planned.narrow)
+    assert benchmark.pedantic(skeleton.fill, (form, cut, tmp_path / "x.onnx"), rounds=3)
 
 
 @pytest.mark.parametrize("role", ["baseline", "compressed"])

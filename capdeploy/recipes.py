@@ -79,7 +79,7 @@ def resolve(
     """
     layers = _layers(Recipe, file, environment, settings, flags, base)
     profile = profiles.load(str(layers.get("profile", "this-host")))
-    below = {"align": profile.device.align}
+    below = {"align": profile.device.align, "precision": [profile.runtime.precision]}
     _require(layers, {"checkpoint": "CHECKPOINT", "data": "--data"})
     recipe = Recipe.from_plain(below | layers, source="recipe")
     profile_of(recipe)  # unknown runtimes and devices are told before an hour is spent

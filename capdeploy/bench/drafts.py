@@ -86,6 +86,7 @@ def template(name: str, *, inherits: str | None = None) -> str:
         '# isa = ["asimd"]\n# cores = 4\n# memory_mib = 4096\n'
         f"{mark}align = 8  # kept widths are multiples of this",
         runtime='# runtimes = ["onnxruntime"]\n# devices = ["cpu"]\n'
+        '# precision = "int8"  # that is shipped, and that a latency counts in\n'
         f"{mark}threads = 1\n{mark}batch = 1",
     )
 

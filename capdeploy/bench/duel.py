@@ -144,7 +144,7 @@ def block(job: dict[str, Any]) -> Block:
             raise MissingDeviceError(
                 f"no such device: {runtime.title} sees no {settings.device} here"
             )
-        found = {side: sides.read(Path(job[side])) for side in order}
+        found = {side: _opened(Path(job[side]), settings) for side in order}
         for each in found.values():
             code = runtime.foreign_code(each) if isinstance(each, Bundle) else None
             if code is not None and not job["trust_factory"]:
@@ -165,6 +165,14 @@ def block(job: dict[str, Any]) -> Block:
     for session in made.values():
         session.close()
     return fought.model_copy(update={"affinity": cores, "effective": effective})
+
+
+def _opened(path: Path, settings: Settings) -> sides.Artefact:
+    """Open a side; of a bundle, the graph in the precision that counts."""
+    found = sides.read(path)
+    if isinstance(found, Bundle):
+        return found.in_precision(settings.precision, settings.runtime)
+    return found
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:

@@ -193,15 +193,22 @@ def _settings(
     for runtime in wanted.runtimes:
         shelf = RUNTIMES.load(runtime)
         reason = _obstacle(pair, shelf, trust_factory=trust_factory)
+        precision = _precision(pair, runtime, wanted.precision)
         for device in shelf.supports:
             if device in wanted.devices:
                 settings = Settings(
-                    bundle=name, runtime=runtime, device=device, precision=wanted.precision,
+                    bundle=name, runtime=runtime, device=device, precision=precision,
                     threads=wanted.threads, batch=batch,
                     scenario=wanted.scenario,
                 )  # fmt: skip
                 found.append((settings, reason))
     return found
+
+
+def _precision(pair: Sequence[Artefact], runtime: str, wanted: str) -> str:
+    """Say what is compared: the precision that the device ships, if both bundles have it."""
+    bundles = [each for each in pair if isinstance(each, Bundle)]
+    return wanted if all(wanted in each.precisions(runtime) for each in bundles) else "fp32"
 
 
 def _obstacle(pair: Sequence[Artefact], runtime: Runtime, *, trust_factory: bool) -> str | None:

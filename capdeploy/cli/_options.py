@@ -150,7 +150,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--max-accuracy-drop", float, "Top-1 points a network may lose; more is exit code 1."),
     ("--parity-atol", float, "Largest logit error of the exported graph."),
     ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
-    ("--precision", Words(), "fp32, fp16, int8: graphs in fewer bits besides, each measured."),
+    ("--precision", Words(), "fp32, fp16, int8: made besides fp32; a latency counts in the first."),
     ("--max-drop", float, "Top-1 points that fewer bits may cost; else they are rejected."),
     ("--profile", str, "Hardware profile: a name or a .toml file."),
     ("--runtimes", Words(), f"Default: the profile's. Known: {_names('runtimes', 'runtime')}."),

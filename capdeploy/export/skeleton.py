@@ -6,7 +6,7 @@ The exporter spends its time on what is the same at every width: ten seconds for
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -40,37 +40,6 @@ class Skeleton:
 
     graph: onnx.ModelProto
     names: frozenset[str]
-
-
-@dataclass
-class Writer:
-    """Writes graphs of networks that differ in widths, mostly; each kind is exported once."""
-
-    kinds: dict[frozenset[str], Skeleton | None] = field(default_factory=dict)
-    """By the names of their state dicts; None: widths are in the graph, each needs an export."""
-
-    def write(self, model: Model, path: Path) -> None:
-        """Write a network's graph, optimized and not simplified.
-
-        Parameters
-        ----------
-        model : Model
-            The network.
-        path : Path
-            The ONNX file to write.
-
-        Raises
-        ------
-        StepFailedError
-            If the exporter fails.
-        """
-        names = frozenset(model.module.state_dict())
-        if names not in self.kinds:
-            self.kinds[names] = of(model)
-        skeleton = self.kinds[names]
-        if skeleton is None or not fill(skeleton, model, path):
-            self.kinds[names] = None
-            graph.export(model, path, {})
 
 
 def of(model: Model) -> Skeleton:

@@ -16,7 +16,7 @@ from capdeploy.bench.contest import Sampling
 from capdeploy.bench.processes import NotHereError, Processes
 from capdeploy.bundle import digest
 from capdeploy.errors import MissingDeviceError, StepFailedError
-from capdeploy.export.skeleton import Writer
+from capdeploy.export.candidates import Writer
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.prune import apply
@@ -77,12 +77,14 @@ class Hunt:
     cache: Path
     say: Say
     points: list[Point] = field(default_factory=list)
-    writer: Writer = field(default_factory=Writer)
     holds: int = 0
     fixed: float = 0.0
     """What stays however small the network becomes, if that is known."""
     quantity: ClassVar[Literal["latency", "rss"]] = "latency"
     unit: ClassVar[Literal["ms", "MiB"]] = "ms"
+
+    def __post_init__(self) -> None:
+        self.writer = Writer(self.place.precision, self.place.runtime)
 
     def begin(self, base: Model) -> None:
         """Export the head-cut network, measure it against itself, and read the budget by it."""
@@ -186,9 +188,7 @@ class Hunt:
 
     def _written(self, model: Model, name: str) -> Path:
         # Not simplified: what onnxsim folds, the runtimes fold as well.
-        path = self.folder / f"{name}.onnx"
-        self.writer.write(model, path)
-        return path
+        return self.writer.write(model, self.folder / f"{name}.onnx")
 
     def _measure(self, file: Path) -> tuple[list[tuple[float, float]], bool]:
         """Measure a graph against the head-cut one in turns, or look up what was measured.

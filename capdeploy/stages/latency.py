@@ -142,7 +142,7 @@ def _timed(
     here = environment.read().fingerprint
 
     def file_of(what: object) -> Path:
-        text = json.dumps([METHOD, here, repr(place), evict, repr(what)])
+        text = json.dumps([METHOD, here, list(place.where.values()), evict, repr(what)])
         return cache / f"latency-{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
     known = {grid: _stored(file_of(grid)) for grid in grids}
@@ -190,7 +190,7 @@ def _start_ms(folder: Path, place: Place) -> float:
     files = [folder / "chain-1.onnx", folder / f"chain-{CHAIN}.onnx"]
     for file, operators in zip(files, (1, CHAIN), strict=True):
         probes.chain(operators, file)
-    ((one, many),) = layers.times([files], **vars(place), evict=0)
+    ((one, many),) = layers.times([files], **place.where, evict=0)
     return max(0.0, (many - one) / (CHAIN - 1))
 
 
@@ -204,7 +204,7 @@ def _measured(grids: Sequence[Grid], folder: Path, place: Place, evict: int) -> 
             row[probe] = folder / f"layer-{number}-{into}-{out}.onnx"
             probes.layer(grid.shape, out, into, row[probe])
         rows.append(row)
-    found = layers.times([list(row.values()) for row in rows], **vars(place), evict=evict)
+    found = layers.times([list(row.values()) for row in rows], **place.where, evict=evict)
     for path in (path for row in rows for path in row.values()):
         path.unlink()
     return [

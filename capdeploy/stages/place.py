@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from capdeploy import recipes
 from capdeploy.errors import ConfigError, MissingDeviceError
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.values.recipe import Recipe
+
+
+class Where(TypedDict):
+    """A place without its precision, as arguments."""
+
+    runtime: str
+    device: str
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -22,11 +31,19 @@ class Place:
         One of its devices.
     threads : int
         Of the runtime.
+    precision : str
+        In which the network is shipped.
     """
 
     runtime: str
     device: str
     threads: int
+    precision: str = "fp32"
+
+    @property
+    def where(self) -> Where:
+        """Runtime, device and threads."""
+        return {"runtime": self.runtime, "device": self.device, "threads": self.threads}
 
 
 def require(recipe: Recipe) -> None:
@@ -43,13 +60,13 @@ def place_of(recipe: Recipe) -> Place:
     Parameters
     ----------
     recipe : Recipe
-        Names a runtime, or a profile that does.
+        Names a runtime, or a profile that does, and precisions.
 
     Returns
     -------
     Place
         The recipe's runtime or the first of the profile's that runs ONNX graphs, on its first
-        device.
+        device that has a use for the first precision.
 
     Raises
     ------
@@ -57,14 +74,18 @@ def place_of(recipe: Recipe) -> Place:
         If that runtime is unknown or runs no graphs, or the profile has none that does.
     """
     profile = recipes.profile_of(recipe)
+    precision = recipe.precision[0]
     wanted = (recipe.runtime,) if recipe.runtime is not None else profile.runtime.runtimes
     for name in wanted:
         shelf = RUNTIMES.load(name)
-        devices = [device for device in profile.runtime.devices if device in shelf.supports]
+        devices = [
+            device for device in profile.runtime.devices
+            if device in shelf.supports and (precision, device) not in shelf.pointless
+        ]  # fmt: skip
         if not shelf.needs_bundle and devices:
-            return Place(name, devices[0], profile.runtime.threads)
+            return Place(name, devices[0], profile.runtime.threads, precision)
     raise ConfigError(
         f"nothing can be measured in {', '.join(wanted)} on "
-        f"{', '.join(profile.runtime.devices)}: give a --runtime that runs ONNX graphs there "
-        "(onnxruntime, openvino)"
+        f"{', '.join(profile.runtime.devices)} in {precision}: give a --runtime that "
+        "runs ONNX graphs there (onnxruntime, openvino)"
     )

@@ -166,7 +166,7 @@ def _timing(report: RunReport, name: str, precision: str, place: Place | None) -
         if here and (at.bundle, at.precision) == (name, precision) and isinstance(result, Measured):
             faster = result.speed_up.ratio if result.speed_up is not None else None
             return Timing(
-                **vars(place), p50_ms=percentile(result.latency_ms, 50),
+                **place.where, p50_ms=percentile(result.latency_ms, 50),
                 p90_ms=percentile(result.latency_ms, 90), speed_up=faster,
             )  # fmt: skip
     return None

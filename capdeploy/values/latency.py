@@ -144,6 +144,7 @@ class Search(Noun):
     runtime: str
     device: str
     threads: int = Field(ge=1)
+    precision: str = Field(default="fp32", description="of the candidates; the estimates are fp32")
     unit: Literal["ms", "MiB"] = Field(
         default="ms", description="of all its numbers: latency in ms, peak memory in MiB"
     )
@@ -164,12 +165,18 @@ class Search(Noun):
         return self.result.estimated / self.result.measured - 1
 
     @property
+    def quantity(self) -> str:
+        """``latency`` or ``memory``."""
+        return "latency" if self.unit == "ms" else "memory"
+
+    @property
     def sentence(self) -> str:
         """What was asked, estimated and measured, in one line."""
         found, unit = self.result, self.unit
+        bits = "" if self.precision == "fp32" else f" {self.precision}"
         what = f"p{self.percentile:g} latency" if unit == "ms" else "peak RSS"
         return (
-            f"{what} in {self.runtime} on {self.device}, {self.threads} "
+            f"{what} in {self.runtime}{bits} on {self.device}, {self.threads} "
             f"thread(s): {found.measured:.3g} {unit} measured, budget {self.budget:.3g} {unit}, "
             f"estimated {found.estimated:.3g} {unit} ({self.estimate_error:+.0%}), head cut "
             f"{self.base:.3g} {unit}; {len(self.trials)} candidate(s) tried"

@@ -49,7 +49,9 @@ class RuntimeSettings(Noun):
 
     runtimes: tuple[str, ...] = ("pytorch", "onnxruntime", "openvino")
     devices: tuple[str, ...] = ("cpu", "cuda", "gpu")
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8"] = Field(
+        default="fp32", description="that is shipped: made besides fp32, and a latency counts in it"
+    )
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
     scenario: Scenario = Field(

@@ -149,7 +149,10 @@ class Recipe(Common):
     bundle_images: int = Field(default=128, ge=2, description="test images put into the bundle")
 
     precision: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
-        default=("fp32",), description="fewer bits come besides, for each runtime of graphs"
+        default=("fp32",),
+        min_length=1,
+        description="fewer bits come besides, for each runtime of graphs; a latency counts in the "
+        "first one",
     )
     max_drop: float = Field(
         default=1.0, ge=0, le=100, description="top-1 points that fewer bits may cost"

@@ -104,9 +104,27 @@ class Metrics(Noun):
         )
 
     @property
+    def unmet(self) -> str | None:
+        """Say it if a limit was met in a precision that the network is not shipped in."""
+        search = self.search
+        if search is None or search.precision == "fp32":
+            return None
+        made = [
+            each for each in self.quantized
+            if (each.precision, each.runtime) == (search.precision, search.runtime)
+        ]  # fmt: skip
+        if any(each.rejected is None for each in made):
+            return None
+        why = f": {made[0].rejected}" if made else ""
+        return (
+            f"{self.name} meets its {search.quantity} in {search.precision} ({search.runtime}), "
+            f"which is not shipped{why}; raise --max-drop, or name fp32 first in --precision"
+        )
+
+    @property
     def misses(self) -> tuple[str, ...]:
-        """What is lost, a line for each precision, where that is more than may be."""
-        lines = (self.missed, *map(self.missed_in, self.quantized))
+        """What is lost and more than may be, a line for each precision, and limits not met."""
+        lines = (self.missed, *map(self.missed_in, self.quantized), self.unmet)
         return tuple(line for line in lines if line is not None)
 
 
@@ -240,12 +258,13 @@ class RunReport(Noun):
     benchmark: Annotated[BenchmarkReport | Skipped, Field()]
 
     def require_accuracy(self) -> None:
-        """Turn losses beyond the bound into an error, after they have been shown.
+        """Turn losses beyond the bound, and limits not met, into an error, after they were shown.
 
         Raises
         ------
         BudgetError
-            If a network loses more than ``max_accuracy_drop`` points.
+            If a network loses more than ``max_accuracy_drop`` points, or was searched for in a
+            precision that was rejected.
         """
         if misses := [line for metrics in self.models for line in metrics.misses]:
             raise BudgetError("; ".join(misses))

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from torchvision import models
 
 from capdeploy.export import graph, skeleton
+from capdeploy.export.candidates import Writer
 from capdeploy.prune import apply
 from tests import nets
 from tests.conftest import SUBSET, shaken, wrap
@@ -82,7 +83,7 @@ def answers(path, model):
 
 def test_networks_of_other_widths_are_not_exported_again(tmp_path, monkeypatch):
     seen = counted(monkeypatch)
-    writer = skeleton.Writer()
+    writer = Writer()
     for number, ratio in enumerate((0.0, 0.3, 0.8)):
         _, cut = pair(nets.Residual, ratio)
         writer.write(cut, tmp_path / f"{number}.onnx")
@@ -92,7 +93,7 @@ def test_networks_of_other_widths_are_not_exported_again(tmp_path, monkeypatch):
 
 def test_a_network_of_other_layers_is_exported_and_kept_beside(tmp_path, monkeypatch):
     seen = counted(monkeypatch)
-    writer = skeleton.Writer()
+    writer = Writer()
     for make in (nets.Residual, nets.Chain, nets.Residual, nets.Chain):
         _, cut = pair(make)
         writer.write(cut, tmp_path / "x.onnx")
@@ -115,7 +116,7 @@ def test_where_a_graph_holds_widths_the_network_is_exported(tmp_path, monkeypatc
     cut.module.features[2] = torch.nn.Conv2d(16, 8, 3)
     cut.module.classifier = torch.nn.Conv2d(8, 10, 1)
     assert not skeleton.fill(skeleton.of(whole), cut, tmp_path / "x.onnx")
-    writer = skeleton.Writer()
+    writer = Writer()
     for model in (whole, cut, cut):
         writer.write(model, tmp_path / "x.onnx")
         assert answers(tmp_path / "x.onnx", model)
