@@ -6,14 +6,14 @@ ratios and differences against the head-cut baseline in the same runtime, so any
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from capdeploy.bench.stats import percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.errors import BudgetError, ParityError, StepFailedError
 from capdeploy.values.profile import FLOORS, Budgets, HardwareProfile
-from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Skipped
+from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Settings, Skipped
 
 MIB = 1 << 20
 # What a budget is compared with: the estimate, and the interval that has to clear the limit.
@@ -30,7 +30,8 @@ def judge(
     A number without uncertainty (size, accuracy on the bundle's images, and by decision the peak
     memory) is kept or missed as it stands. Latencies have an interval, of order statistics or of
     the bootstrap: kept if all of it is within the limit, missed if all of it is beyond, and
-    inconclusive if it straddles the limit.
+    inconclusive if it straddles the limit. Where the profile ships fewer bits and a bundle has
+    them, its rows in other precisions are passed over.
 
     Parameters
     ----------
@@ -47,9 +48,10 @@ def judge(
         One for each row and budget.
     """
     measured = [(row.settings, row.result) for row in rows if isinstance(row.result, Measured)]
+    passed_over = _not_shipped([settings for settings, _ in measured], profile.runtime.precision)
     outcomes = []
     for settings, result in measured:
-        if settings.bundle == BASELINE:
+        if settings.bundle == BASELINE or settings in passed_over:
             continue
         found = _absolute(result) | _relative(result)
         for budget in Budgets.model_fields:
@@ -70,6 +72,18 @@ def judge(
                 )
             )
     return tuple(outcomes)
+
+
+def _not_shipped(measured: Sequence[Settings], ships: str) -> set[Settings]:
+    """List the rows beside one in the precision that the device ships; all count for fp32."""
+    if ships == "fp32":
+        return set()
+    there = set(measured)
+    return {
+        settings for settings in measured
+        if settings.precision != ships
+        and settings.model_copy(update={"precision": ships}) in there
+    }  # fmt: skip
 
 
 def _absolute(result: Measured) -> dict[str, Estimate]:

@@ -163,11 +163,11 @@ def exit_code(report: GateReport) -> int:
 
 
 def _why(row: SkippedRow) -> str:
-    return f"{row.settings.runtime} on {row.settings.device}: {row.result.reason}"
+    return f"{row.settings.engine} on {row.settings.device}: {row.result.reason}"
 
 
 def _said(row: GateRow) -> str:
-    return f"latency in {row.settings.runtime} on {row.settings.device}: {row.reason}"
+    return f"latency in {row.settings.engine} on {row.settings.device}: {row.reason}"
 
 
 def key(settings: Settings) -> str:
@@ -193,9 +193,10 @@ def _settings(
     for runtime in wanted.runtimes:
         shelf = RUNTIMES.load(runtime)
         reason = _obstacle(pair, shelf, trust_factory=trust_factory)
-        precision = _precision(pair, runtime, wanted.precision)
+        shipped = _precision(pair, runtime, wanted.precision)
         for device in shelf.supports:
             if device in wanted.devices:
+                precision = "fp32" if (shipped, device) in shelf.pointless else shipped
                 settings = Settings(
                     bundle=name, runtime=runtime, device=device, precision=precision,
                     threads=wanted.threads, batch=batch,
@@ -206,9 +207,13 @@ def _settings(
 
 
 def _precision(pair: Sequence[Artefact], runtime: str, wanted: str) -> str:
-    """Say what is compared: the precision that the device ships, if both bundles have it."""
+    """Say what is compared: what the device ships, where a bundle has it; bare files as they are.
+
+    If only one of two bundles has it, the other one is told to lack it.
+    """
     bundles = [each for each in pair if isinstance(each, Bundle)]
-    return wanted if all(wanted in each.precisions(runtime) for each in bundles) else "fp32"
+    has = any(wanted in each.precisions(runtime) for each in bundles)
+    return wanted if has and len(bundles) == len(pair) else "fp32"
 
 
 def _obstacle(pair: Sequence[Artefact], runtime: Runtime, *, trust_factory: bool) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from capdeploy.values.report import Settings
 
 WORKER = "capdeploy.bench.duel"
 BLOCK_SECONDS = 300
+CALM = 1.05
+"""How much longer than at its best the base may take in a block; else the machine was busy."""
+AGAIN = 4
+"""Blocks that are made besides on a busy machine, at most; its bursts last some seconds."""
+
+
+def pace(block: Block) -> float:
+    """Say how long the base took in a block, ms."""
+    return statistics.median(block.base_wall_ms)
 
 
 @dataclass
@@ -51,6 +61,33 @@ class Processes:
         found = [self._block(self.base if itself else self.head) for _ in range(count)]
         self.base_runs = True
         return found
+
+    def calm(self, count: int, best: float) -> list[Block]:
+        """Measure blocks on a machine that does nothing else, as far as it lets us.
+
+        Where something else runs, small networks lose more time than large ones, so their ratio is
+        off too. The base, the same in every block, tells: its time picks the blocks, the head's
+        does not.
+
+        Parameters
+        ----------
+        count : int
+            How many are wanted.
+        best : float
+            The fastest that the base was seen before, ms; infinite if it was not.
+
+        Returns
+        -------
+        list[Block]
+            Those in which the base was fastest, of so many that `count` were within `CALM` of its
+            best, or `AGAIN` more were made.
+        """
+        found: list[Block] = []
+        while len(found) < count + AGAIN:
+            found = sorted([*found, *self.blocks(1)], key=pace)
+            if len(found) >= count and pace(found[count - 1]) <= CALM * min(best, pace(found[0])):
+                break
+        return found[:count]
 
     def _block(self, head: Path) -> Block:
         self._turn += 1

@@ -82,7 +82,7 @@ def exported(model: Model, *, optimize: bool = True) -> onnx.ModelProto:
     # A batch of one would be taken for a constant by the exporter.
     example = model.example(2)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
                 model.module.eval(),
                 (example,),
@@ -208,8 +208,8 @@ def _strip(graph: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter from the user's terminal."""
+def quiet() -> Iterator[None]:
+    """Keep the exporter's and the optimizer's chatter from the user's terminal."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with (

@@ -65,14 +65,14 @@ def _rows(report: GateReport) -> Table:
     rows = [_row(row) for row in report.rows]
     notes = [f"{_place(row.settings)}: {row.reason}" for row in report.rows]
     for skipped in report.skipped:
-        place = (skipped.settings.runtime, skipped.settings.device)
+        place = (skipped.settings.engine, skipped.settings.device)
         rows.append((*place, *[""] * 6, "skipped"))
         notes.append(f"{_place(skipped.settings)}: skipped: {skipped.result.reason}")
     if report.rows:
         first = report.rows[0]
         notes += [
             f"profile {report.profile}: {first.settings.threads} thread(s), batch "
-            f"{first.settings.batch}, {first.settings.precision}, {report.environment.cpu_model}",
+            f"{first.settings.batch}, {report.environment.cpu_model}",
             f"head over base, interleaved in fresh processes (ABBA), hierarchical bootstrap "
             f"{first.effect.level:.0%}; smallest seen: the slowdown that this machine could have "
             "called one; base ms and head ms are this session's and prove nothing alone",
@@ -89,7 +89,7 @@ def _row(row: GateRow) -> tuple[str, ...]:
         for side in ("base", "head")
     ]
     return (
-        row.settings.runtime,
+        row.settings.engine,
         row.settings.device,
         *(milliseconds(values[len(values) // 2]) for values in median),
         _effect(row.wall, judged=clock == "wall"),
@@ -106,7 +106,7 @@ def _effect(effect: Effect, *, judged: bool) -> str:
 
 
 def _place(settings: Settings) -> str:
-    return f"{settings.runtime} on {settings.device}"
+    return f"{settings.engine} on {settings.device}"
 
 
 def calibration(found: Calibration) -> Table:
@@ -116,7 +116,7 @@ def calibration(found: Calibration) -> Table:
         deviations = sorted(abs(ratio - 1) for ratio in row.ratios)
         rows.append(
             (
-                row.settings.runtime,
+                row.settings.engine,
                 row.settings.device,
                 str(len(row.ratios)),
                 str(row.alarms),

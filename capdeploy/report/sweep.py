@@ -85,7 +85,7 @@ def places(rows: Sequence[SweepRow]) -> list[str]:
 
 def _front(row: SweepRow) -> str:
     if row.missed is not None:
-        return "loses too much"
+        return "missed"
     return "*" if row.best else ""
 
 

@@ -255,8 +255,7 @@ def benchmark(report: BenchmarkReport, *, wide: bool = False) -> Table:
         shown = [cells.get(name, "-") for name in columns] if cells else ["skipped"]
         shown += [""] * (len(columns) - len(shown))
         at = row.settings
-        bits = "" if at.precision == "fp32" else f" {at.precision}"
-        rows.append((at.bundle, at.runtime + bits, at.device, *shown))
+        rows.append((at.bundle, at.engine, at.device, *shown))
     names = ("bundle", "runtime", "device", *(columns or ["result"]))
     notes = (*_benchmark_notes(report), *skipped, *map(words, report.budgets))
     return Table("Benchmark", names, tuple(rows), notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from capdeploy import workplace
 from capdeploy.bench import environment, memory
 from capdeploy.bench.child import ChildDiedError
 from capdeploy.bench.contest import Sampling
-from capdeploy.bench.processes import NotHereError, Processes
+from capdeploy.bench.processes import NotHereError, Processes, pace
 from capdeploy.bundle import digest
 from capdeploy.errors import MissingDeviceError, StepFailedError
 from capdeploy.export.candidates import Writer
@@ -84,6 +85,7 @@ class Hunt:
     unit: ClassVar[Literal["ms", "MiB"]] = "ms"
 
     def __post_init__(self) -> None:
+        self.best = math.inf  # ms of the head-cut network in the calmest block so far
         self.writer = Writer(self.place.precision, self.place.runtime)
 
     def begin(self, base: Model) -> None:
@@ -200,11 +202,13 @@ class Hunt:
             return stored, True
         sampling = Sampling(rounds=ROUNDS, percentile=self._limit.percentile)
         try:
-            blocks = Processes(self.base_file, file, self.settings, sampling).blocks(BLOCKS)
+            ring = Processes(self.base_file, file, self.settings, sampling)
+            blocks = ring.calm(BLOCKS, self.best)
         except NotHereError as error:
             raise MissingDeviceError(str(error)) from error
         except ChildDiedError as error:
             raise StepFailedError(f"{file.stem} cannot be measured: {error}") from error
+        self.best = min([self.best, *map(pace, blocks)])
         rounds = [
             pair for block in blocks
             for pair in zip(block.base_wall_ms, block.head_wall_ms, strict=True)

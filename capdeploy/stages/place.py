@@ -8,6 +8,7 @@ from typing import TypedDict
 from capdeploy import recipes
 from capdeploy.errors import ConfigError, MissingDeviceError
 from capdeploy.runtimes import RUNTIMES
+from capdeploy.stages import precision
 from capdeploy.values.recipe import Recipe
 
 
@@ -52,6 +53,12 @@ def require(recipe: Recipe) -> None:
         place = place_of(recipe)
         if place.device not in RUNTIMES.load(place.runtime).devices():
             raise MissingDeviceError(f"no such device: {place.runtime} sees no {place.device} here")
+        made = {("fp32", place.runtime), *precision.wanted(recipe)}
+        if (place.precision, place.runtime) not in made:
+            raise ConfigError(
+                f"a latency would count in {place.precision} in {place.runtime}, and no such graph "
+                f"is made; add {place.runtime} to --runtimes, or name fp32 first in --precision"
+            )
 
 
 def place_of(recipe: Recipe) -> Place:
@@ -74,18 +81,18 @@ def place_of(recipe: Recipe) -> Place:
         If that runtime is unknown or runs no graphs, or the profile has none that does.
     """
     profile = recipes.profile_of(recipe)
-    precision = recipe.precision[0]
+    bits = recipe.precision[0]
     wanted = (recipe.runtime,) if recipe.runtime is not None else profile.runtime.runtimes
     for name in wanted:
         shelf = RUNTIMES.load(name)
         devices = [
             device for device in profile.runtime.devices
-            if device in shelf.supports and (precision, device) not in shelf.pointless
+            if device in shelf.supports and (bits, device) not in shelf.pointless
         ]  # fmt: skip
         if not shelf.needs_bundle and devices:
-            return Place(name, devices[0], profile.runtime.threads, precision)
+            return Place(name, devices[0], profile.runtime.threads, bits)
     raise ConfigError(
         f"nothing can be measured in {', '.join(wanted)} on "
-        f"{', '.join(profile.runtime.devices)} in {precision}: give a --runtime that "
-        "runs ONNX graphs there (onnxruntime, openvino)"
+        f"{', '.join(profile.runtime.devices)} in {bits}: give a --runtime that runs "
+        "ONNX graphs there (onnxruntime, openvino), or name fp32 first in --precision"
     )

@@ -110,7 +110,7 @@ def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
             raise ConfigError(
                 f"--precision {asked} is for {takers}, and the runtimes here are "
                 f"{', '.join(runtimes)} on {', '.join(target.devices)}; add one with --runtimes "
-                f"or --devices, or leave {asked} out"
+                f"or --devices, or give --precision fp32"
             )
     for precision, runtime in found:
         packages = [runtime, *(["nncf"] if (precision, runtime) == ("int8", "openvino") else [])]

@@ -149,7 +149,7 @@ def _kinds(
     metrics: Metrics, place: Place | None
 ) -> Iterator[tuple[str, Accuracy, int, str | None]]:
     """List a network's precisions where latency counts: name, accuracy, bytes, too much lost."""
-    yield "fp32", metrics.accuracy[-1], metrics.artifact.size_bytes, metrics.missed
+    yield "fp32", metrics.accuracy[-1], metrics.artifact.size_bytes, metrics.missed or metrics.unmet
     for each in metrics.quantized:
         here = place is not None and each.runtime == place.runtime
         if here and each.after is not None and each.rejected is None:

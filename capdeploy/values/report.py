@@ -105,7 +105,7 @@ class Metrics(Noun):
 
     @property
     def unmet(self) -> str | None:
-        """Say it if a limit was met in a precision that the network is not shipped in."""
+        """Say it if a limit was met in a precision that the network is not wholly shipped in."""
         search = self.search
         if search is None or search.precision == "fp32":
             return None
@@ -113,12 +113,15 @@ class Metrics(Noun):
             each for each in self.quantized
             if (each.precision, each.runtime) == (search.precision, search.runtime)
         ]  # fmt: skip
-        if any(each.rejected is None for each in made):
+        kept = [each for each in made if each.rejected is None]
+        if any(not each.in_fp32 for each in kept):
             return None
-        why = f": {made[0].rejected}" if made else ""
+        why = f"which is not shipped: {made[0].rejected}" if made else "which is not shipped"
+        if kept:
+            why = f"and {len(kept[0].in_fp32)} layers of the shipped graph are in fp32"
         return (
             f"{self.name} meets its {search.quantity} in {search.precision} ({search.runtime}), "
-            f"which is not shipped{why}; raise --max-drop, or name fp32 first in --precision"
+            f"{why}; raise --max-drop, or name fp32 first in --precision"
         )
 
     @property
@@ -140,10 +143,14 @@ class Settings(Noun):
     scenario: Scenario = "single-stream"
 
     @property
+    def engine(self) -> str:
+        """The runtime and the precision; single precision goes without saying."""
+        return self.runtime if self.precision == "fp32" else f"{self.runtime} {self.precision}"
+
+    @property
     def row(self) -> str:
-        """The row in words; single precision goes without saying."""
-        bits = "" if self.precision == "fp32" else f" {self.precision}"
-        return f"{self.bundle} in {self.runtime}{bits} on {self.device}"
+        """The row in words."""
+        return f"{self.bundle} in {self.engine} on {self.device}"
 
 
 class Skipped(Noun):
@@ -264,7 +271,7 @@ class RunReport(Noun):
         ------
         BudgetError
             If a network loses more than ``max_accuracy_drop`` points, or was searched for in a
-            precision that was rejected.
+            precision that it is not wholly shipped in.
         """
         if misses := [line for metrics in self.models for line in metrics.misses]:
             raise BudgetError("; ".join(misses))

@@ -48,6 +48,20 @@ def one(rows, limits, *, is_device=False):
     return found
 
 
+@pytest.mark.parametrize(
+    ("ships", "judged"), [("fp32", ["fp32", "int8", "fp32"]), ("int8", ["int8", "fp32"])]
+)
+def test_budgets_count_in_what_is_shipped(ships, judged):
+    """Bundle c has no other graph than that in single precision."""
+    limits = profile(min_speed_up=2.0)
+    runtime = limits.runtime.model_copy(update={"precision": ships})
+    limits = limits.model_copy(update={"runtime": runtime})
+    faster = (2.5, 2.1, 2.9)
+    rows = [row(speed_up=faster), row(speed_up=faster, precision="int8"), row("c", speed_up=faster)]
+    found = budgets.judge(rows, limits, is_device=False)
+    assert [outcome.settings.precision for outcome in found] == judged
+
+
 UNDECIDED = "inconclusive"
 
 

@@ -199,7 +199,7 @@ def test_what_loses_too_much_is_on_no_front_and_pushes_none_off_it():
     axes = (Axis(name="subset", points=("a",)),)
     report = SweepReport(tool_version="0", axes=axes, question=(), rows=(one, other))
     shown = sweep.tables(report)[0]
-    assert [cells[-1] for cells in shown.rows] == ["loses too much", "*"]
+    assert [cells[-1] for cells in shown.rows] == ["missed", "*"]
     assert "x loses 3 points" in shown.notes
 
 

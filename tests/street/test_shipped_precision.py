@@ -1,14 +1,20 @@
 """A device ships one precision: latencies are searched for and compared in it."""
 
+from dataclasses import replace
+
+import onnx
 import pytest
 
-from capdeploy import bundle, pipeline, profiles, recipes
+from capdeploy import bundle, graphfile, pipeline, profiles, recipes
 from capdeploy.bench import duel, gate
 from capdeploy.bench.contest import Sampling
 from capdeploy.errors import BudgetError, ConfigError
 from capdeploy.progress import Quiet
+from capdeploy.report import gate as gate_report
+from capdeploy.runtimes import RUNTIMES
+from capdeploy.stages.hunt import Hunt
 from capdeploy.stages.place import Place, place_of
-from capdeploy.values.report import Settings
+from capdeploy.sweep import results
 from tests.conftest import recipe
 
 ORT = {"runtimes": ("onnxruntime",), "devices": ("cpu",)}
@@ -22,11 +28,21 @@ def run(trained, tmp_path_factory):
         calibration_images=16,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("int8") / "out"
-    return folder, pipeline.compress(wanted, folder, Quiet())
+    measure, kinds = Hunt._measure, []
+
+    def recording(hunt, file):
+        kinds.append({each.data_type for each in onnx.load(file).graph.initializer})
+        return measure(hunt, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hunt, "_measure", recording)
+        return folder, pipeline.compress(wanted, folder, Quiet()), kinds
 
 
 def test_a_latency_is_met_in_the_precision_that_is_named_first(run):
-    _folder, report = run
+    _folder, report, kinds = run
+    assert len(kinds) == 2  # the head-cut network and a candidate
+    assert all(onnx.TensorProto.INT8 in each for each in kinds)
     found = report.models[1]
     assert found.search.precision == "int8"
     assert "p50 latency in onnxruntime int8 on cpu" in found.search.sentence
@@ -38,13 +54,23 @@ def test_a_latency_is_met_in_the_precision_that_is_named_first(run):
 @pytest.mark.parametrize("why", ["3.0 points lost", None])
 def test_a_latency_in_bits_that_are_not_shipped_is_not_met(run, why):
     """None: there never was such a graph for that runtime."""
-    _folder, report = run
+    _folder, report, _kinds = run
     made = report.models[1].quantized[0].model_copy(update={"rejected": why})
     found = report.models[1].model_copy(update={"quantized": (made,) if why else ()})
     assert found.unmet.startswith("latency-50ms meets its latency in int8 (onnxruntime), which is")
     assert (why or "") in found.unmet
     with pytest.raises(BudgetError, match="raise --max-drop"):
         report.model_copy(update={"models": (report.models[0], found)}).require_accuracy()
+    # In a sweep, what is left in single precision is on no front.
+    (_, _, _, missed), *_ = results._kinds(found, Place("onnxruntime", "cpu", 1, "int8"))
+    assert missed == found.unmet
+
+
+def test_a_latency_in_bits_says_nothing_of_a_graph_with_layers_in_fp32(run):
+    _folder, report, _kinds = run
+    made = report.models[1].quantized[0].model_copy(update={"in_fp32": ("a", "b")})
+    found = report.models[1].model_copy(update={"quantized": (made,)})
+    assert "and 2 layers of the shipped graph are in fp32" in found.unmet
 
 
 @pytest.mark.parametrize(
@@ -67,6 +93,15 @@ def test_a_precision_that_no_runtime_has_a_use_for_is_refused(trained):
         place_of(wanted)
 
 
+def test_a_latency_in_a_graph_that_is_not_made_is_refused_before_the_work(trained):
+    wanted = recipe(
+        trained, ratio=(), speedup=("2x",), precision=("int8",), runtimes=("openvino",),
+        devices=("cpu",), runtime="onnxruntime",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="add onnxruntime to --runtimes"):
+        pipeline.plan(wanted, Quiet())
+
+
 def test_the_profile_says_what_is_shipped_and_the_flag_overrides_it(tmp_path):
     file = tmp_path / "board.toml"
     file.write_text(
@@ -84,24 +119,77 @@ def shipping(precision):
     return found.model_copy(update={"runtime": runtime})
 
 
-def test_the_gate_compares_what_is_shipped(run):
-    folder, _report = run
-    both = [bundle.read(folder / name) for name in ("baseline", "latency-50ms")]
-    report = gate.run(
-        both[0].folder, both[1].folder, shipping("int8"), sampling=Sampling(blocks=1, rounds=2),
-        floors={}, say=Quiet(),
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def plain(trained, tmp_path_factory):
+    """A bundle in single precision alone."""
+    folder = tmp_path_factory.mktemp("plain") / "out"
+    wanted = recipe(trained, epochs=0, reconstruct=False, bn_images=32, score_images=32)
+    pipeline.compress(wanted, folder, Quiet())
+    return folder / "baseline"
+
+
+def compared(base, head, profile):
+    return gate.run(
+        base, head, profile, sampling=Sampling(blocks=1, rounds=2), floors={}, say=Quiet()
+    )
+
+
+def test_the_gate_times_what_is_shipped(run):
+    folder, _report, _kinds = run
+    report = compared(folder / "baseline", folder / "latency-50ms", shipping("int8"))
     assert [row.settings.precision for row in report.rows] == ["int8"]
-    settings = report.rows[0].settings
-    assert duel._opened(both[1].folder, settings).graph_path.name == "model.int8.onnx"
+    rows = next(table for table in gate_report.tables(report) if table.title == "Latency")
+    assert rows.rows[0][0] == "onnxruntime int8"
 
 
-def test_where_a_bundle_has_no_such_graph_single_precision_is_compared(run, trained, tmp_path):
-    folder, _report = run
-    plain = recipe(trained, epochs=0, reconstruct=False, bn_images=32, score_images=32)  # fmt: skip
-    pipeline.compress(plain, tmp_path / "out", Quiet())
-    pair = [bundle.read(folder / "baseline"), bundle.read(tmp_path / "out" / "baseline")]
-    found = gate._settings(pair, shipping("int8"), trust_factory=False)
-    assert [settings.precision for settings, _ in found] == ["fp32"]
-    settings = Settings(bundle="x", runtime="onnxruntime", device="cpu", threads=1)
-    assert duel._opened(pair[1].folder, settings).graph_path.name == bundle.GRAPH
+def test_a_block_opens_the_graph_in_the_precision_that_counts(run, monkeypatch):
+    folder, _report, _kinds = run
+    runtime, opened = RUNTIMES.load("onnxruntime"), []
+
+    def spying(side, device, threads):
+        opened.append(side.graph_path.name)
+        return runtime.open(side, device, threads)
+
+    monkeypatch.setattr(duel.RUNTIMES, "load", lambda _: replace(runtime, open=spying))
+    # In this process the other tests go on.
+    monkeypatch.setattr(duel.child, "pin", lambda *_, **__: ())
+    settings = {"bundle": "x", "runtime": "onnxruntime", "device": "cpu", "threads": 1}
+    job = {
+        "base": str(folder / "baseline"), "head": str(folder / "latency-50ms"), "rounds": 1,
+        "base_first": True, "trust_factory": False, "percentile": 50, "turn": 0,
+    }  # fmt: skip
+    duel.block(job | {"settings": settings | {"precision": "int8"}})
+    duel.block(job | {"settings": settings})
+    assert opened == 2 * ["model.int8.onnx"] + 2 * [bundle.GRAPH]
+
+
+def precisions(pair, profile):
+    return [at.precision for at, _ in gate._settings(pair, profile, trust_factory=False)]
+
+
+def test_bundles_without_such_a_graph_and_bare_files_are_compared_as_they_are(run, plain):
+    folder, _report, _kinds = run
+    both, without = bundle.read(folder / "baseline"), bundle.read(plain)
+    file = graphfile.read(folder / "baseline" / bundle.GRAPH)
+    assert precisions([both, both], shipping("int8")) == ["int8"]
+    for pair in ([without, without], [file, file], [both, file], [file, both]):
+        assert precisions(pair, shipping("int8")) == ["fp32"]
+    assert precisions([both, both], shipping("fp32")) == ["fp32"]
+
+
+def test_half_precision_is_not_compared_where_nobody_would_run_it(run):
+    folder, _report, _kinds = run
+    opened = bundle.read(folder / "baseline")
+    half = opened.manifest.quantized[0].model_copy(update={"precision": "fp16"})
+    manifest = opened.manifest.model_copy(update={"quantized": (half,)})
+    pair = [replace(opened, manifest=manifest)] * 2
+    profile = shipping("fp16")
+    runtime = profile.runtime.model_copy(update={"devices": ("cpu", "cuda")})
+    assert precisions(pair, profile.model_copy(update={"runtime": runtime})) == ["fp32", "fp16"]
+
+
+def test_a_head_that_lost_its_graph_in_fewer_bits_is_a_regression(run, plain):
+    folder, _report, _kinds = run
+    report = compared(folder / "baseline", plain, shipping("int8"))
+    assert report.verdict.kind == "regressed"
+    assert any("has no int8 graph for onnxruntime" in line for line in report.verdict.findings)
