@@ -23,7 +23,7 @@ NETWORKS = {
     "1x1 convolution as a head": nets.ConvHead,
     "convolutions in groups": nets.Grouped,
     "normalised before it is convolved": nets.PreActivation,
-    "mobilenet_v2": lambda: models.mobilenet_v2(num_classes=10, width_mult=0.5),
+    "squeezenet": lambda: models.squeezenet1_1(num_classes=10),
 }
 
 
