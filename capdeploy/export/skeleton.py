@@ -107,8 +107,10 @@ def fill(skeleton: Skeleton, model: Model, path: Path) -> bool:
         onnx.save(filled, path)
         graph.finish(path, {})
         return _answers_alike(path, model)
-    except Exception:  # what does not fit fails in the words of the optimizer, onnx or a runtime;
-        return False  # an export comes instead, and says what is wrong with the network itself
+    except Exception:
+        # What does not fit fails in the words of the optimizer, onnx or a runtime, and means no
+        # more than False: an export comes instead, and says what is wrong with the network itself.
+        return False
 
 
 def _answers_alike(path: Path, model: Model) -> bool:

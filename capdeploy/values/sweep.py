@@ -54,7 +54,8 @@ class SweepRow(Noun):
         default=False, description="another is at least as good in everything, better in something"
     )
     missed: str | None = Field(
-        default=None, description="what it loses, in a line, if that is more than may be"
+        default=None,
+        description="in a line: what it loses, if that is more than may be; a limit not met",
     )
 
     @property

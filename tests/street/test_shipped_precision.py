@@ -150,8 +150,9 @@ def test_a_block_opens_the_graph_in_the_precision_that_counts(run, monkeypatch):
         opened.append(side.graph_path.name)
         return runtime.open(side, device, threads)
 
+    # A block's record does not name the files that it opened; the real runtime opens and runs them.
     monkeypatch.setattr(duel.RUNTIMES, "load", lambda _: replace(runtime, open=spying))
-    # In this process the other tests go on.
+    # A block binds its own process to a core; in this one the other tests go on.
     monkeypatch.setattr(duel.child, "pin", lambda *_, **__: ())
     settings = {"bundle": "x", "runtime": "onnxruntime", "device": "cpu", "threads": 1}
     job = {
