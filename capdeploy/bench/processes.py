@@ -19,7 +19,7 @@ BLOCK_SECONDS = 300
 CALM = 1.05
 """How much longer than at its best the base may take in a block; else the machine was busy."""
 AGAIN = 4
-"""Blocks that are made besides on a busy machine, at most; its bursts last some seconds."""
+"""Blocks that are made besides on a busy machine; its bursts last some seconds."""
 
 
 def pace(block: Block) -> float:
@@ -53,16 +53,19 @@ class Processes:
 
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.sampling.seed} {self.settings}")
-        self._turn = 0
+        self.turns = 0
         self.base_runs = False
 
     def blocks(self, count: int, *, itself: bool = False) -> list[Block]:
         """Measure some more blocks."""
-        found = [self._block(self.base if itself else self.head) for _ in range(count)]
+        found: list[Block] = []
+        for _ in range(count):
+            self.turns += 1
+            found.append(self._block(self.base if itself else self.head))
         self.base_runs = True
         return found
 
-    def calm(self, count: int, best: float) -> list[Block]:
+    def calm(self, count: int, best: float, again: int = AGAIN) -> list[Block]:
         """Measure blocks on a machine that does nothing else, as far as it lets us.
 
         Where something else runs, small networks lose more time than large ones, so their ratio is
@@ -75,25 +78,26 @@ class Processes:
             How many are wanted.
         best : float
             The fastest that the base was seen before, ms; infinite if it was not.
+        again : int
+            How many more may be made.
 
         Returns
         -------
         list[Block]
             Those in which the base was fastest, of so many that `count` were within `CALM` of its
-            best, or `AGAIN` more were made.
+            best, or `again` more were made.
         """
         found: list[Block] = []
-        while len(found) < count + AGAIN:
+        while len(found) < count + again:
             found = sorted([*found, *self.blocks(1)], key=pace)
             if len(found) >= count and pace(found[count - 1]) <= CALM * min(best, pace(found[0])):
                 break
         return found[:count]
 
     def _block(self, head: Path) -> Block:
-        self._turn += 1
         job = {
             "base": str(self.base), "head": str(head), "settings": self.settings.model_dump(),
-            "rounds": self.sampling.rounds, "turn": self._turn,
+            "rounds": self.sampling.rounds, "turn": self.turns,
             "base_first": self._random.random() < 0.5, "trust_factory": self.trust_factory,
             "percentile": self.sampling.percentile,
         }  # fmt: skip

@@ -14,7 +14,7 @@ from capdeploy import workplace
 from capdeploy.bench import environment, memory
 from capdeploy.bench.child import ChildDiedError
 from capdeploy.bench.contest import Sampling
-from capdeploy.bench.processes import NotHereError, Processes, pace
+from capdeploy.bench.processes import AGAIN, NotHereError, Processes, pace
 from capdeploy.bundle import digest
 from capdeploy.errors import MissingDeviceError, StepFailedError
 from capdeploy.export.candidates import Writer
@@ -33,6 +33,8 @@ MOST = 12
 BLOCKS, ROUNDS = 2, 8
 HOLDS = 2
 """How often groups are held where a step proved too slow; more of it costs minutes."""
+SPARE = 2 * MOST
+"""Blocks that a search makes besides, at most, where the machine is never calm."""
 PEAKS = 3
 """Processes whose median is the peak memory; allocators differ by a little."""
 TOLERANCE = 0.03
@@ -86,6 +88,7 @@ class Hunt:
 
     def __post_init__(self) -> None:
         self.best = math.inf  # ms of the head-cut network in the calmest block so far
+        self.spare = SPARE
         self.writer = Writer(self.place.precision, self.place.runtime)
 
     def begin(self, base: Model) -> None:
@@ -203,11 +206,12 @@ class Hunt:
         sampling = Sampling(rounds=ROUNDS, percentile=self._limit.percentile)
         try:
             ring = Processes(self.base_file, file, self.settings, sampling)
-            blocks = ring.calm(BLOCKS, self.best)
+            blocks = ring.calm(BLOCKS, self.best, min(AGAIN, self.spare))
         except NotHereError as error:
             raise MissingDeviceError(str(error)) from error
         except ChildDiedError as error:
             raise StepFailedError(f"{file.stem} cannot be measured: {error}") from error
+        self.spare -= ring.turns - BLOCKS
         self.best = min([self.best, *map(pace, blocks)])
         rounds = [
             pair for block in blocks

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capdeploy import pipeline
+from capdeploy.bench.processes import AGAIN, Processes
 from capdeploy.cli import main
 from capdeploy.errors import BudgetError
 from capdeploy.progress import Quiet
@@ -23,6 +24,7 @@ from capdeploy.stages import latency, search
 from capdeploy.stages.place import Place
 from capdeploy.train import head
 from capdeploy.values.budget import Budget, Limit
+from capdeploy.values.gate import Block
 from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
 from tests import nets
 from tests.commands import base, capdeploy
@@ -197,6 +199,35 @@ def test_the_search_ends_near_the_budget_within_a_dozen_measurements(
     times = [10 * FORMULAS[name](left) for left in on_the_way]
     nearest = max(ms for ms in times if ms <= plan.search.budget)
     assert plan.search.result.measured >= min(0.97 * plan.search.budget, nearest)
+
+
+def test_a_machine_that_is_never_calm_does_not_keep_a_search_for_minutes(ground, tmp_path):
+    """A dozen candidates with four blocks more each would take longer than the search may."""
+    model, drawn_on = ground
+    budget = of_latency("50%", allocation="latency", align=1)
+    hunt = hunts.Hunt(model, drawn_on, budget, PLACE, tmp_path, tmp_path / "kept", Quiet())
+    hunt.base_file, made = tmp_path / "base.onnx", []
+    hunt.base_file.write_bytes(b"base")
+
+    def block(ring, head):
+        """A machine that is slower each time: no process of a real one can be made to be."""
+        made.append(head.stem)
+        took = (1.0 + 0.1 * len(made),) * 3
+        return Block(
+            first="base", base_wall_ms=took, head_wall_ms=took, base_cpu_ms=took, head_cpu_ms=took,
+            calls=(3, 3), repeated=0, affinity=(), effective={},
+        )  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Processes, "_block", block)
+        for number in range(hunts.MOST):
+            file = tmp_path / f"candidate-{number}.onnx"
+            file.write_bytes(file.name.encode())
+            rounds, cached = hunt._measure(file)
+            assert (len(rounds), cached) == (3 * hunts.BLOCKS, False)
+    assert made.count("candidate-1") == hunts.BLOCKS + AGAIN
+    assert made.count(f"candidate-{hunts.MOST - 1}") == hunts.BLOCKS
+    assert len(made) == hunts.BLOCKS * hunts.MOST + hunts.SPARE
 
 
 @pytest.fixture(scope="module")
