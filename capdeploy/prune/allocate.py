@@ -39,6 +39,10 @@ class Room:
     harm: tuple[float, ...]
     most: int | None = None
 
+    def too_wide(self, now: int) -> bool:
+        """Tell whether channels have to go before anything else does."""
+        return self.most is not None and now > max(self.most, self.least)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -125,7 +129,7 @@ def steps(
 def _price(ledger: Ledger, room: Room, *, even: bool) -> tuple[float, int] | None:
     """Price a group's next step: harm per unit saved, or the share that would be gone."""
     name, width, now = room.group.name, room.group.width, ledger.keep[room.group.name]
-    if room.most is not None and now > max(room.most, room.least):
+    if room.most is not None and room.too_wide(now):
         return -1.0, max(room.most, room.least)
     keep = (now - 1) // room.align * room.align
     if keep < max(room.least, 1):
@@ -226,7 +230,9 @@ def meet(
         last = _hold(caps, after)
         keep = step.keep
         room = next((room for room in rooms if room.group.name == step.name), None)
-        if last and not _near(caps, after):
+        # What may not be wider has to go, however far below the caps that leads.
+        held = room is not None and room.too_wide(ledgers[0].keep[step.name])
+        if last and not held and not _near(caps, after):
             if room is not None and passes is None:
                 keep = _between(ledgers, caps, room, step.keep)
             elif room is None or passes:

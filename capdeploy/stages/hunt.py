@@ -6,15 +6,16 @@ import hashlib
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from capdeploy import workplace
-from capdeploy.bench import environment, memory
+from capdeploy.bench import environment
 from capdeploy.bench.child import ChildDiedError
 from capdeploy.bench.contest import Sampling
-from capdeploy.bench.processes import AGAIN, NotHereError, Processes, pace
+from capdeploy.bench.processes import AGAIN, CALM, NotHereError, Processes, pace
 from capdeploy.bundle import digest
 from capdeploy.errors import MissingDeviceError, StepFailedError
 from capdeploy.export.candidates import Writer
@@ -35,8 +36,6 @@ HOLDS = 2
 """How often groups are held where a step proved too slow; more of it costs minutes."""
 SPARE = 2 * MOST
 """Blocks that a search makes besides, at most, where the machine is never calm."""
-PEAKS = 3
-"""Processes whose median is the peak memory; allocators differ by a little."""
 TOLERANCE = 0.03
 """How far below such a budget is near enough, a share."""
 
@@ -48,6 +47,13 @@ class Point:
     plan: PruningPlan
     estimate: float
     trial: Trial
+
+    def at(self, calmer: float) -> Point:
+        """Count in the milliseconds of a machine on which everything takes that share."""
+        ms = {
+            "estimated": calmer * self.trial.estimated, "measured": calmer * self.trial.measured
+        }  # fmt: skip
+        return replace(self, trial=self.trial.model_copy(update=ms))
 
 
 @dataclass
@@ -89,15 +95,19 @@ class Hunt:
     def __post_init__(self) -> None:
         self.best = math.inf  # ms of the head-cut network in the calmest block so far
         self.spare = SPARE
+        self.own: set[Path] = set()  # measurements that were not there before
         self.writer = Writer(self.place.precision, self.place.runtime)
 
     def begin(self, base: Model) -> None:
         """Export the head-cut network, measure it against itself, and read the budget by it."""
         self.base_file = self._written(base, "base")
         self.whole = self.ground.meter(self.quantity).whole(base.geometry)
-        self.base = statistics.median(base for base, _ in self._measure(self.base_file)[0])
-        limit = self._limit
-        self.most = limit.most * (self.base if limit.share else 1.0)
+        self.base = _pace(self._measure(self.base_file)[0])
+
+    @property
+    def most(self) -> float:
+        """What may remain, in the unit of the budget."""
+        return self._limit.most * (self.base if self._limit.share else 1.0)
 
     @property
     def _limit(self) -> Limit:
@@ -163,6 +173,7 @@ class Hunt:
                 return point
         file = self._export(plan, f"candidate-{len(self.points)}")
         rounds, cached = self._measure(file)
+        self._believe(_pace(rounds))
         # What both sides suffered in a round cancels.
         measured = self.base * statistics.median(head / base for base, head in rounds)
         estimate = self.estimate(plan)
@@ -179,6 +190,22 @@ class Hunt:
             f"{self.unit}"
         )
         return self.points[-1]
+
+    def _believe(self, pace: float) -> None:
+        """Take the time of the head-cut network on a calmer machine, if that is what was seen.
+
+        Ratios stay; milliseconds were those of a busy machine until now.
+        """
+        if pace * CALM >= self.base:
+            return
+        self.say.note(
+            f"the head-cut network takes {pace:.3g} {self.unit}: the machine was busy when it "
+            f"took {self.base:.3g} {self.unit}"
+        )
+        calmer = pace / self.base
+        self.points = [each.at(calmer) for each in self.points]
+        self.base = pace
+        workplace.remember(self._kept(self.base_file), [(pace, pace)])
 
     def fits(self, point: Point) -> bool:
         """Tell whether a candidate is within the budget."""
@@ -201,8 +228,12 @@ class Hunt:
         Returns each round's latencies of both in ms, and whether an earlier run measured them.
         """
         kept = self._kept(file)
-        if stored := _pairs(workplace.recall(kept)):
-            return stored, True
+        if stored := pairs_of(workplace.recall(kept)):
+            self.best = min(self.best, _pace(stored))
+            if kept == self._kept(self.base_file):  # the same graph differs by noise alone
+                stored = [(base, base) for base, _ in stored]
+            return stored, kept not in self.own
+        self.own.add(kept)
         sampling = Sampling(rounds=ROUNDS, percentile=self._limit.percentile)
         try:
             ring = Processes(self.base_file, file, self.settings, sampling)
@@ -237,7 +268,8 @@ class Hunt:
     def impossible(self, point: Point) -> str:
         """Say why not even the narrowest network fits."""
         trial, table = point.trial, self.ground.latency
-        layers = 0 if table is None else len(table.layers)
+        there = self.ground.geometry.without(point.plan.removed).layers
+        layers = 0 if table is None else sum(layer.layer in table.layers for layer in there)
         start = 0.0 if table is None else min(table.start_ms * layers, trial.measured)
         return (
             f"the fastest network that can be cut takes {trial.measured:.3g} ms in "
@@ -255,39 +287,11 @@ class Hunt:
         return point.plan.model_copy(update={"search": search})
 
 
-@dataclass
-class MemoryHunt(Hunt):
-    """Candidates for a budget of memory: each answers in a process of its own.
-
-    The estimate is that of the weights; what Python and the runtime's library take before any
-    graph is opened stays as it is.
-    """
-
-    quantity: ClassVar[Literal["latency", "rss"]] = "rss"
-    unit: ClassVar[Literal["ms", "MiB"]] = "MiB"
-
-    def _measure(self, file: Path) -> tuple[list[tuple[float, float]], bool]:
-        kept = self._kept(file)
-        stored = _pairs(workplace.recall(kept))
-        found = stored or [memory.peak(file, self.settings) for _ in range(PEAKS)]
-        if not stored:
-            workplace.remember(kept, found)
-        before, peak = (statistics.median(values) for values in zip(*found, strict=True))
-        self.fixed = before
-        if file == self.base_file:
-            return [(peak, peak)], bool(stored)
-        return [(self.base, peak)], bool(stored)
-
-    def impossible(self, point: Point) -> str:
-        """Say why not even the narrowest network fits."""
-        return (
-            f"the smallest network that can be cut takes {point.trial.measured:.4g} MiB in "
-            f"{self.place.runtime}, the budget is {self.most:.4g} MiB; {self.fixed:.4g} MiB of it "
-            "are Python and the runtime, before any graph is opened"
-        )
+def _pace(rounds: Sequence[tuple[float, float]]) -> float:
+    return statistics.median(base for base, _ in rounds)
 
 
-def _pairs(stored: Any) -> list[tuple[float, float]]:
+def pairs_of(stored: Any) -> list[tuple[float, float]]:
     """Read stored rounds; none if what is stored is something else."""
     try:
         return [(float(base), float(head)) for base, head in stored]

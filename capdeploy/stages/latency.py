@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,11 @@ LEVELS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of a layer's width that are timed; between them the times are interpolated."""
 LEAST_MS = 1e-4  # a difference of two measured times can come out below zero
 CHAIN = 17
-METHOD = 3  # raised when times come about in another way: stored ones are then measured anew
+METHOD = 4  # raised when times come about in another way: stored ones are then measured anew
 MOST_EVICTED = 1 << 26  # bytes; beyond the last cache of most machines
+REFERENCE = LayerShape(kind="conv", height=28, width=28, kernel=(3, 3), pads=(1, 1, 1, 1))
+REFERENCE_WIDTH = 32
+"""Channels of that layer, which takes some tenths of a ms and tells how busy the machine is."""
 WEIGHTS_AT_ONCE = 1 << 26  # probes of so many weights are written and opened together
 
 
@@ -190,8 +194,14 @@ def _start_ms(folder: Path, place: Place) -> float:
     files = [folder / "chain-1.onnx", folder / f"chain-{CHAIN}.onnx"]
     for file, operators in zip(files, (1, CHAIN), strict=True):
         probes.chain(operators, file)
-    ((one, many),) = layers.times([files], **place.where, evict=0)
+    ((one, many),) = layers.times([files], _reference(folder), **place.where, evict=0)
     return max(0.0, (many - one) / (CHAIN - 1))
+
+
+def _reference(folder: Path) -> Path:
+    path = folder / "reference.onnx"
+    probes.layer(REFERENCE, REFERENCE_WIDTH, REFERENCE_WIDTH, path)
+    return path
 
 
 def _measured(grids: Sequence[Grid], folder: Path, place: Place, evict: int) -> list[WidthTimes]:
@@ -204,8 +214,9 @@ def _measured(grids: Sequence[Grid], folder: Path, place: Place, evict: int) -> 
             row[probe] = folder / f"layer-{number}-{into}-{out}.onnx"
             probes.layer(grid.shape, out, into, row[probe])
         rows.append(row)
-    found = layers.times([list(row.values()) for row in rows], **place.where, evict=evict)
-    for path in (path for row in rows for path in row.values()):
+    files = [list(row.values()) for row in rows]
+    found = layers.times(files, _reference(folder), **place.where, evict=evict)
+    for path in chain.from_iterable(files):
         path.unlink()
     return [
         differences(grid, dict(zip(row, ms, strict=True)))

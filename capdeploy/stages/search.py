@@ -12,7 +12,8 @@ from capdeploy.progress import Say
 from capdeploy.prune import apply
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
-from capdeploy.stages.hunt import MOST, TOLERANCE, Hunt, MemoryHunt, Point
+from capdeploy.stages.hunt import MOST, TOLERANCE, Hunt, Point
+from capdeploy.stages.memory import MemoryHunt
 from capdeploy.stages.place import Place, place_of
 from capdeploy.values.budget import Budget
 from capdeploy.values.plan import PruningPlan
@@ -117,24 +118,32 @@ def meet(
 def answer(hunt: Hunt, base: Model) -> PruningPlan:
     """Measure the head-cut network, then candidates until one answers the budget; see `meet`."""
     hunt.begin(base)
-    top = (hunt.whole, hunt.base)
-    if hunt.budget.also:
-        # Smaller may be fast enough already: then the other limits are what binds.
-        point = hunt.try_out(hunt.draw(hunt.whole))
-        if hunt.fits(point):
-            return hunt.record(point)
-        top = (point.estimate, point.trial.measured)
-    elif hunt.most >= hunt.base:
-        hunt.say.note(f"the head-cut network takes {hunt.base:.3g} {hunt.unit}: nothing has to go")
-        hunt.try_out(hunt.draw(hunt.whole))
-        return hunt.record(hunt.points[0])
-    best = narrow_down(hunt, top)
+    best = nearest(hunt)
     short = 1 - best.trial.measured / hunt.most
-    if short > TOLERANCE:
+    if short > TOLERANCE and not _whole(hunt):
         hunt.say.note(
             f"{hunt.budget.name}: no candidate lies nearer than {short:.0%} below the budget"
         )
     return hunt.record(best)
+
+
+def nearest(hunt: Hunt) -> Point:
+    """Find the candidate that is nearest below the budget; what was tried already is known."""
+    if hunt.budget.also:
+        # Smaller may be fast enough already: then the other limits are what binds.
+        point = hunt.try_out(hunt.draw(hunt.whole))
+        if hunt.fits(point):
+            return point
+        return narrow_down(hunt, (point.estimate, point.trial.measured))
+    if _whole(hunt):
+        hunt.say.note(f"the head-cut network takes {hunt.base:.3g} {hunt.unit}: nothing has to go")
+        return hunt.try_out(hunt.draw(hunt.whole))
+    return narrow_down(hunt)
+
+
+def _whole(hunt: Hunt) -> bool:
+    """Tell whether the head-cut network is within the budget, and nothing else is asked."""
+    return not hunt.budget.also and hunt.most >= hunt.base
 
 
 def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
@@ -142,17 +151,17 @@ def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
 
     The largest network that may be is at the `top`: its estimate and its measured ms.
     """
-    slow = [top or (hunt.whole, hunt.base)]
-    fast: Point | None = None
-    aim = hunt.most * (1 - TOLERANCE / 2)
-    room = slow[0][1] - hunt.fixed
-    target = min(0.985, (aim - hunt.fixed) / room if room > 0 else 0.0) * slow[0][0]
+    base, aim = hunt.base, hunt.most * (1 - TOLERANCE / 2)
+    slow, fast = _sides(hunt, top or (hunt.whole, base))
+    if fast is not None and hunt.near(fast):
+        return fast
+    target = _start(hunt, slow, fast, aim)
     # The last measurement is kept for the smallest network, in case nothing else fits.
     while len(hunt.points) < MOST - (fast is None):
         known = len(hunt.points)
         point = hunt.try_out(hunt.draw(target))
-        if hunt.near(point):
-            return point
+        if hunt.base != base or hunt.near(point):
+            return nearest(hunt)  # by what is known now
         fresh = len(hunt.points) > known
         if not fresh and fast is None:
             point, fresh = smallest(hunt), True
@@ -173,6 +182,22 @@ def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
             sides = [hunt.fits(each) for each in hunt.points[-2:]]
             target = _between(slow, fast, aim, stuck=len(sides) == 2 and sides[0] == sides[1])
     return fast or smallest(hunt)
+
+
+def _sides(hunt: Hunt, top: tuple[float, float]) -> tuple[list[tuple[float, float]], Point | None]:
+    """Sort what was tried: estimates and ms of all that is too slow, and the nearest that fits."""
+    slow = {top}
+    slow |= {(each.estimate, each.trial.measured) for each in hunt.points if not hunt.fits(each)}
+    fast = max(filter(hunt.fits, hunt.points), key=lambda each: each.trial.measured, default=None)
+    return sorted(slow, reverse=True), fast
+
+
+def _start(hunt: Hunt, slow: list[tuple[float, float]], fast: Point | None, aim: float) -> float:
+    """Say where to look first, by what was tried if anything was."""
+    if fast is not None or len(slow) > 1:
+        return _between(slow, fast, aim, stuck=False)
+    room = slow[0][1] - hunt.fixed
+    return min(0.985, (aim - hunt.fixed) / room if room > 0 else 0.0) * slow[0][0]
 
 
 def _jumps(fast: Point, high: float, slowest: float) -> bool:
@@ -207,7 +232,8 @@ def smallest(hunt: Hunt) -> Point:
     point = hunt.try_out(hunt.draw(0.0))
     if hunt.fits(point):
         return point
+    fastest = min(hunt.points, key=lambda each: each.trial.measured)
     raise BudgetError(
-        f"{hunt.budget.name} cannot be met: {hunt.impossible(point)}; ask for less, or lower "
+        f"{hunt.budget.name} cannot be met: {hunt.impossible(fastest)}; ask for less, or lower "
         "--align and --floor"
     )

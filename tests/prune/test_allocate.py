@@ -387,3 +387,19 @@ def test_what_a_held_group_gives_up_the_others_keep(resnet, even):
     assert after[name] <= before[name] // 16 * 8
     assert all(after[other] >= before[other] for other in before if other != name)
     assert sum(after.values()) - after[name] > sum(before.values()) - before[name]
+
+
+@pytest.mark.parametrize("passes", [None, 8])
+def test_a_held_group_stays_held_where_that_alone_meets_the_limit(resnet, passes):
+    """The step leads far below the limit, and is none that may be passed over or cut short."""
+    _, ground = resnet
+    rooms = [
+        allocate.Room(group, 8, 8, votes.normalised(range(group.width)))
+        for group in ground.groups if group.width % 32 == 0
+    ]  # fmt: skip
+    cap = allocate.Cap(ledger.Meter("macs"), 0.99 * ground.geometry.cost().macs, 0.001)
+    widest = max(rooms, key=lambda room: room.group.width)
+    held = [replace(room, most=8) if room is widest else room for room in rooms]
+    keep, left = allocate.meet(ground.geometry, held, [cap], even=False, passes=passes)
+    assert keep == {room.group.name: 8 if room is widest else room.group.width for room in rooms}
+    assert left[0] < 0.98 * cap.most

@@ -15,7 +15,7 @@ from capdeploy.bench.processes import AGAIN, Processes
 from capdeploy.cli import main
 from capdeploy.errors import BudgetError
 from capdeploy.progress import Quiet
-from capdeploy.prune import groups
+from capdeploy.prune import apply, groups
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import Meter
@@ -250,6 +250,61 @@ def test_the_search_finds_its_way_where_a_part_of_the_time_stays(wide, tmp_path,
     plan = found.record(search.narrow_down(found))
     assert len(plan.search.trials) <= hunts.MOST
     assert 0.97 * 10 * share <= plan.search.result.measured <= 10 * share
+
+
+class Heard(Quiet):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, message):
+        self.lines.append(message)
+
+
+class Clearing(Simulated):
+    """The machine is busy, half as fast, until so many candidates were measured."""
+
+    def _measure(self, file):
+        slow = 2.0 if self.asked <= self.busy else 1.0
+        rounds, cached = super()._measure(file)
+        return [(slow * base, slow * head) for base, head in rounds], cached
+
+    def _kept(self, file):
+        return self.cache / file.name
+
+
+@pytest.mark.parametrize("busy", [1, 2, 4])
+@pytest.mark.parametrize("asked", ["4ms", "50%", "12ms"])
+def test_milliseconds_are_those_of_the_calmest_machine_that_was_seen(wide, tmp_path, busy, asked):
+    """10 ms looked like 20 at first: 4 ms would then be met by a network of 2 ms."""
+    model, drawn_on = wide
+    budget, say = of_latency(asked, allocation="latency", align=1), Heard()
+    found = Clearing(model, drawn_on, budget, PLACE, tmp_path, tmp_path, say)
+    found.formula, found.busy = lambda left: 0.3 + 0.7 * left, busy
+    plan = search.answer(found, model)
+    done = plan.search
+    assert len(done.trials) <= hunts.MOST
+    said = [line for line in say.lines if "the machine was busy" in line]
+    if found.asked > busy:
+        assert (done.base, len(said)) == (pytest.approx(10), 1)
+        assert json.loads((tmp_path / "base.onnx").read_text()) == [[pytest.approx(10)] * 2]
+    if asked == "50%":
+        assert done.budget == pytest.approx(done.base / 2)
+    if asked == "12ms" and found.asked > busy:
+        assert plan.after == plan.before
+    else:
+        assert 0.97 * done.budget <= done.result.measured <= done.budget
+
+
+@pytest.mark.parametrize("asked", ["100%", "400ms"])
+def test_the_same_graph_takes_the_same_time_and_is_no_earlier_run(wide, tmp_path, asked):
+    model, drawn_on = wide
+    budget = of_latency(asked, allocation="latency", align=1)
+    start = planning.draw(drawn_on, budget.model_copy(update={"limit": None, "ratio": 0.0}))
+    plan = search.meet(
+        model, drawn_on, apply.cut(model, start), budget, PLACE, cache=tmp_path, say=Quiet()
+    )
+    assert plan.search.result.measured == plan.search.base <= plan.search.budget
+    assert not plan.search.result.cached
 
 
 class Disliking(Simulated):
