@@ -14,11 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from capdeploy.errors import (
-    DigestError,
-    ParityError,
-    UsageError,
-)
+from capdeploy.errors import DigestError, ParityError, UsageError
 from capdeploy.values.artifact import Quantized
 from capdeploy.values.manifest import FileEntry, Manifest
 from capdeploy.values.noun import Noun
@@ -216,7 +212,8 @@ def find(path: Path) -> tuple[Bundle, ...]:
     """
     if (path / MANIFEST).is_file() or not path.is_dir():
         return (read(path),)
-    inner = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    # Others may lie there, but a folder with a graph was a bundle, and says so when it is read.
+    inner = sorted({file.parent for name in (MANIFEST, GRAPH) for file in path.glob(f"*/{name}")})
     if not any((folder / MANIFEST).is_file() for folder in inner):
         return (read(path),)
     bundles = [read(folder) for folder in inner]

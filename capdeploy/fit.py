@@ -119,6 +119,8 @@ def load(
     CheckpointError
         If the weights do not fit, or are not finite.
     """
+    auxiliary = SOURCES.load(architecture.source).auxiliary(architecture.name)
+    state = {name: value for name, value in state.items() if not name.startswith(auxiliary)}
     fitting, _, absent = _compared(state, module, architecture, file, ignored)
     module.load_state_dict(rebuild.up_to_date(fitting, module), strict=False)
     return absent

@@ -35,6 +35,8 @@ class GraphFile:
         Elements of the stored weights, biases included.
     input_shape : tuple[int | None, ...]
         Of the first input that is not a stored weight; None: any size.
+    beside : tuple[str, ...]
+        Names of the files that hold its weights, if they lie beside the graph.
     """
 
     file: Path
@@ -42,6 +44,7 @@ class GraphFile:
     nodes: int
     parameters: int
     input_shape: tuple[int | None, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def graph_path(self) -> Path:
@@ -50,8 +53,13 @@ class GraphFile:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the file."""
-        return self.file.stat().st_size
+        """Size of the graph and of the weights beside it."""
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The graph, and the weights beside it."""
+        return (self.file, *(self.file.parent / name for name in self.beside))
 
     def path(self, name: str) -> Path:
         """Give the path of a bundle's file of this name: there is only the graph."""
@@ -74,7 +82,7 @@ def read(file: Path) -> GraphFile:
     Raises
     ------
     UsageError
-        If there is no such file.
+        If there is no such file, or its weights lie in another one that is not there.
     ConfigError
         If it is not an ONNX model.
     """
@@ -82,13 +90,16 @@ def read(file: Path) -> GraphFile:
         raise UsageError(f"{file}: no such file; name a bundle's folder or an .onnx file")
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as data:
-            return _model(file, data)
+            found = _model(file, data)
     except PermissionError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, IndexError, KeyError) as error:
         raise ConfigError(
             f"{file} is not an ONNX model ({error}); name a bundle's folder or an .onnx file"
         ) from error
+    if lost := [path for path in found.files if not path.is_file()]:
+        raise UsageError(f"{file}: its weights are in {lost[0]}, which is not there; copy both")
+    return found
 
 
 def _model(file: Path, data: mmap.mmap) -> GraphFile:
@@ -103,18 +114,20 @@ def _model(file: Path, data: mmap.mmap) -> GraphFile:
     if graph is None or not opset:
         raise ValueError("it has no graph")
     nodes, stored, parameters = 0, set(), 0
+    beside: set[str] = set()
     inputs: list[tuple[str, tuple[int | None, ...]]] = []
     for number, start, end in _fields(data, *graph):
         if number == 1:
             nodes += 1
         elif number == 5:
-            name, elements = _tensor(data, start, end)
+            name, elements, place = _tensor(data, start, end)
             stored.add(name)
             parameters += elements
+            beside |= {place} - {""}
         elif number == 11:
             inputs.append(_input(data, start, end))
     free = [shape for name, shape in inputs if name not in stored]
-    return GraphFile(file, opset, nodes, parameters, free[0] if free else ())
+    return GraphFile(file, opset, nodes, parameters, free[0] if free else (), tuple(sorted(beside)))
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -149,8 +162,9 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
             raise ValueError(f"no number begins at byte {at}")
 
 
-def _tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, int]:
-    name, elements, kind = "", 1, 0
+def _tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, int, str]:
+    """Read a weight's name, how many numbers it has, and in which file they are if elsewhere."""
+    name, elements, kind, place = "", 1, 0, ""
     for number, first, last in _fields(data, start, end):
         if number == 8:
             name = data[first:last].decode()
@@ -161,7 +175,10 @@ def _tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, int]:
             while first < last:
                 size, first = _varint(data, first)
                 elements *= size
-    return name, elements if kind in PARAMETER_TYPES else 0
+        elif number == 13:
+            entry = {n: data[s:e].decode() for n, s, e in _fields(data, first, last)}
+            place = entry.get(2, "") if entry.get(1) == "location" else place
+    return name, elements if kind in PARAMETER_TYPES else 0, place
 
 
 def _input(data: mmap.mmap, start: int, end: int) -> tuple[str, tuple[int | None, ...]]:

@@ -119,6 +119,6 @@ def _fill(recipe: Recipe, planned: Planned, work: Path, say: Say) -> RunReport:
         models=models, sensitivity=planned.sensitivity,
         benchmark=Skipped(reason="not measured; run: capdeploy bench"),
     )  # fmt: skip
-    (work / bundle.RECIPE).write_text(recipes.to_toml(recipe))
-    (work / REPORT).write_text(report.to_json())
+    (work / bundle.RECIPE).write_text(recipes.to_toml(recipe), encoding="utf-8")
+    (work / REPORT).write_text(report.to_json(), encoding="utf-8")
     return report

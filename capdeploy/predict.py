@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
@@ -17,7 +18,7 @@ from capdeploy.values.trust import outsider_scores, probabilities
 
 def predict(
     bundle: Bundle,
-    images: npt.NDArray[np.uint8],
+    images: Iterable[npt.NDArray[np.uint8]],
     *,
     runtime: str = "onnxruntime",
     device: str = "cpu",
@@ -30,8 +31,8 @@ def predict(
     ----------
     bundle : Bundle
         The network, in the precision that it was opened in.
-    images : npt.NDArray[np.uint8]
-        (N, H, W, 3) RGB at the bundle's input size.
+    images : Iterable[npt.NDArray[np.uint8]]
+        (H, W, 3) RGB each, at the bundle's input size; at least one.
     runtime : str
         What runs it.
     device : str
@@ -62,10 +63,11 @@ def predict(
         raise UntrustedError(
             f"{bundle.folder}: its network is built by {code}; add --trust-factory if you trust it"
         )
-    inputs = bundle.manifest.preprocessing.apply(images)
+    apply = bundle.manifest.preprocessing.apply
     session: Any = shelf.open(bundle, device, threads)
     with closing(session):
-        logits = np.concatenate([session.run(inputs[at : at + 1]) for at in range(len(inputs))])
+        # One by one: a board has not the memory for the inputs of all of them.
+        logits = np.concatenate([session.run(apply(image[None])) for image in images])
     return answers(bundle, logits)
 
 

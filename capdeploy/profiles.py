@@ -117,6 +117,8 @@ def _table(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         return table
     if not isinstance(parent, str):
         raise ConfigError(f"profile {path}: inherits must be the name of a profile")
+    if parent.endswith(".toml"):  # of this file's folder, unless the path is whole
+        parent = str(path.parent / parent)
     return overlay(_table(parent, (*seen, name)), table)
 
 

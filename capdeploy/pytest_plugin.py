@@ -76,16 +76,23 @@ class GateCollector(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Compare the facts now, and promise a test for each runtime."""
+        from capdeploy import bundle
         from capdeploy.bench import facts, sides
+        from capdeploy.runtimes import RUNTIMES
 
         pair = (sides.read(self.base), sides.read(self.head))
+        for each in pair:
+            if isinstance(each, bundle.Bundle):
+                bundle.verify(each)
         if differing := sides.incomparable(*pair):
             yield ApartItem.from_parent(self, name="comparable", differing=differing)
             return
         profile = self.profile()
-        for fact in facts.compare(*pair, profile.gate):
+        for fact in facts.of(*pair, profile):
             yield FactItem.from_parent(self, name=f"fact[{fact.name}]", fact=fact)
         for runtime in profile.runtime.runtimes:
+            if not set(RUNTIMES.load(runtime).supports) & set(profile.runtime.devices):
+                continue  # as the command does
             yield LatencyItem.from_parent(self, name=f"latency[{runtime}]", runtime=runtime)
 
 

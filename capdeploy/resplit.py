@@ -172,6 +172,42 @@ def tracks(
     return found
 
 
+def held_back(
+    labels: npt.NDArray[np.int64], tracks: npt.NDArray[np.int64], share: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Choose training images for validation: of every class its share.
+
+    Frames of one track or burst are nearly the same image and would leak. Where it is known which
+    they are, whole tracks are drawn; else the last images of each class go, for files stand in
+    name order.
+
+    Parameters
+    ----------
+    labels : npt.NDArray[np.int64]
+        (N,) classes.
+    tracks : npt.NDArray[np.int64]
+        (N,) tracks, counted from 0; each image its own where nothing is known.
+    share : float
+        Of each class, 0..1; one image at least.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    npt.NDArray[np.bool_]
+        (N,) whether an image is held back.
+    """
+    found = held(labels, tracks, share, np.random.default_rng(seed))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        unknown = np.unique(tracks[members]).size == len(members)
+        if unknown or not found[members].any():  # or there is only one
+            last = -max(1, round(len(members) * share))
+            found[members] = False
+            found[members[last:]] = True
+    return found
+
+
 def held(
     labels: npt.NDArray[np.int64],
     tracks: npt.NDArray[np.int64],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
@@ -117,7 +117,7 @@ class Samples:
     max_bad : int
         How many unreadable images are tolerated in all.
     cache_mib : int
-        Memory for decoded images, in MiB.
+        Memory for decoded images, in MiB; what does not fit is decoded again when it is used.
     per_class : int | None
         Most training images of a class, drawn by `seed`; None: all.
     seed : int
@@ -139,6 +139,8 @@ class Samples:
     bad: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._caches: dict[str, dict[int, npt.NDArray[np.uint8]]] = {}
+        self._readable: dict[str, dict[int, bool]] = {}
         everything = self._open("train")
         self.train, self.validation = everything.parted(self._held_back(everything))
         if np.unique(self.train.labels).size < len(self.classes):
@@ -171,7 +173,7 @@ class Samples:
         split = self._test() if test else "train"
         others = np.flatnonzero(~np.isin(self.dataset.labels(split), self.data_classes))
         rows = np.random.default_rng(seed).permutation(others)[:count].astype(np.int64)
-        cache, bad = self._decode(split, rows)
+        cache, bad = self._decode(split, rows, wanted=False)
         good = rows[~np.isin(rows, bad)]
         if not len(good):
             return None
@@ -179,23 +181,9 @@ class Samples:
         return Images(self.dataset, split, good, labels, self.preprocessing, cache)
 
     def _held_back(self, images: Images) -> npt.NDArray[np.bool_]:
-        """Choose training images for validation: of every class its share, (N,).
-
-        Frames of one track or burst are nearly the same image and would leak. Where it is known
-        which they are, whole tracks are drawn; else the last images of each class go, for files
-        stand in name order.
-        """
+        """Choose training images for validation, (N,)."""
         tracks = resplit.tracks(self.dataset, "train", self.dataset.track)[images.rows]
-        draw = np.random.default_rng(self.seed)
-        held = resplit.held(images.labels, tracks, self.validation_share, draw)
-        for label in np.unique(images.labels):
-            members = np.flatnonzero(images.labels == label)
-            unknown = np.unique(tracks[members]).size == len(members)
-            if unknown or not held[members].any():  # or there is only one
-                last = -max(1, round(len(members) * self.validation_share))
-                held[members] = False
-                held[members[last:]] = True
-        return held
+        return resplit.held_back(images.labels, tracks, self.validation_share, self.seed)
 
     def _test(self) -> str:
         return "test" if "test" in self.dataset.splits else "val"
@@ -219,34 +207,40 @@ class Samples:
         return images
 
     def _decode(
-        self, split: str, rows: npt.NDArray[np.int64]
+        self, split: str, rows: npt.NDArray[np.int64], *, wanted: bool = True
     ) -> tuple[dict[int, npt.NDArray[np.uint8]], list[int]]:
-        """Read every image once: find the bad ones, and keep what fits the memory budget."""
-        room = self.cache_mib * MIB // (self.preprocessing.height * self.preprocessing.width * 3)
-        cache: dict[int, npt.NDArray[np.uint8]] = {}
-        bad: list[int] = []
+        """Read every image once: find the bad ones, and keep what fits the memory budget.
+
+        Bad ones of classes that nobody asked for are no reason to stop.
+        """
+        size = self.preprocessing.height * self.preprocessing.width * 3
+        cache, known = self._caches.setdefault(split, {}), self._readable.setdefault(split, {})
+        todo = [row for row in map(int, rows) if row not in known]
         began = monotonic()
-        tasks = in_order(self._fitted(split), map(int, rows), workers=cores())
+        tasks = in_order(
+            lambda row: pixels.fit(self.dataset.read(split, row), self.preprocessing), todo,
+            workers=cores(),
+        )  # fmt: skip
         for done, (row, task) in enumerate(tasks, start=1):
             try:
                 found = task.result()
             except pixels.BAD:
-                bad.append(row)
-                self._tolerate(self.dataset.describe(split, row))
+                known[row] = False
+                self._tolerate(self.dataset.describe(split, row), wanted=wanted)
                 continue
-            if len(cache) < room:
+            known[row] = True
+            if size * (1 + sum(map(len, self._caches.values()))) <= self.cache_mib * MIB:
                 cache[row] = found
-            if done % 100 == 0 or done == len(rows):
+            if done % 100 == 0 or done == len(todo):
                 speed = done / max(monotonic() - began, 1e-9)
-                self.say.advance(done, len(rows), f"decoding {split}, {speed:.0f} images/s")
-        return cache, bad
+                self.say.advance(done, len(todo), f"decoding {split}, {speed:.0f} images/s")
+        return cache, [row for row in map(int, rows) if not known[row]]
 
-    def _fitted(self, split: str) -> Callable[[int], npt.NDArray[np.uint8]]:
-        return lambda row: pixels.fit(self.dataset.read(split, row), self.preprocessing)
-
-    def _tolerate(self, name: str) -> None:
-        if name not in self.bad:
-            self.bad.append(name)
+    def _tolerate(self, name: str, *, wanted: bool) -> None:
+        if not wanted:
+            self.say.note(f"{name} cannot be read; it is of no kept class, and left out")
+            return
+        self.bad.append(name)
         if len(self.bad) > self.max_bad:
             raise DataError(
                 f"{len(self.bad)} unreadable image{'s' if len(self.bad) > 1 else ''}, "

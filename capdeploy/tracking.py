@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from capdeploy.errors import CapdeployError
 from capdeploy.progress import Say
-from capdeploy.trackers import TRACKERS, Tracker
+from capdeploy.trackers import TRACKERS, Begin, Tracker
 from capdeploy.values.recipe import Common
 
 
@@ -61,8 +62,7 @@ class Tracked:
         try:
             action()
         except Exception as error:  # whatever it is, the run is worth more
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self._say.note(f"{name} does not track this run any more: {line}")
+            self._say.note(f"{name} does not track this run any more: {_line(error)}")
             self._trackers.pop(name, None)
 
 
@@ -94,7 +94,7 @@ def tracked(recipe: Common, name: str, say: Say) -> Iterator[Say]:
     if not recipe.track:
         yield say
         return
-    known = {each: TRACKERS.load(each) for each in recipe.track}
+    known = {each: begin for each in recipe.track if (begin := _loaded(each, say)) is not None}
     words = {key: str(value) for key, value in recipe.model_dump(mode="json").items()
              if value not in (None, [], {})}  # fmt: skip
     listener = Tracked(say)
@@ -106,3 +106,18 @@ def tracked(recipe: Common, name: str, say: Say) -> Iterator[Say]:
         failed = False
     finally:
         listener.end(failed=failed)
+
+
+def _loaded(name: str, say: Say) -> Begin | None:
+    """Load a tracker; one whose library is there and broken is left out, and that is said."""
+    try:
+        return TRACKERS.load(name)
+    except CapdeployError:
+        raise
+    except Exception as error:  # whatever it is, the run is worth more
+        say.note(f"{name} does not track this run: {_line(error)}")
+        return None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

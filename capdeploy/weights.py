@@ -31,6 +31,7 @@ from capdeploy.values.training import ORIGIN, Origin
 State = dict[str, torch.Tensor]
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")
+COUNTERS = {"n_averaged"}  # that torch's AveragedModel keeps beside its prefixed weights
 # Whole pickled networks are opened if every class they name is a network of these packages.
 KNOWN = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.", "timm.")
 # What training scripts (torchvision's and timm's among them) put beside the weights: plain data.
@@ -238,22 +239,21 @@ def _unwrap(content: object, file: Path, key: str | None) -> State:
         content = _at(content, key, file)
     for _ in range(2):
         if isinstance(content, Mapping):
-            inner = next((content[key] for key in WRAPPERS if _is_state(content.get(key))), None)
-            content = content if inner is None else inner
+            inside = (_entries(content.get(key), file) for key in WRAPPERS)
+            content = next(filter(_is_state, inside), content)
     if not isinstance(content, Mapping) or not _is_state(content):
-        found = (
-            f"keys {', '.join(map(str, list(content)[:5]))}"
-            if isinstance(content, Mapping)
-            else type(content).__name__
-        )
+        found = type(content).__name__
+        if isinstance(content, Mapping):
+            found = f"keys {', '.join(map(str, list(content)[:5]))}"
         raise CheckpointError(
             f"checkpoint {file} holds no weights: found {found}, expected a state_dict, bare or "
             f"under {', '.join(WRAPPERS)}; --state-key names another place"
         )
     state = {name: value for name, value in content.items() if _is_entry(name, value)}
     for prefix in PREFIXES * 2:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+        rest = {name: value for name, value in state.items() if name not in COUNTERS}
+        if rest and all(name.startswith(prefix) for name in rest):
+            state = {name.removeprefix(prefix): value for name, value in rest.items()}
     return state
 
 

@@ -205,6 +205,23 @@ class Joined(nn.Module):
         return self.head(F.relu(x).mean(dim=(2, 3)))
 
 
+class Uneven(nn.Module):
+    """A wide and a cheap half of one sum's channels: which of them go makes all the difference."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.cheap = nn.Conv2d(32, 16, 1)
+        self.dear = nn.Conv2d(32, 16, 5, padding=2)
+        self.last = nn.Conv2d(32, 32, 3)
+        self.head = nn.Linear(32, num_classes)
+
+    def forward(self, images):
+        x = F.relu(self.stem(images))
+        x = x + torch.cat([self.cheap(x), self.dear(x)], dim=1)
+        return self.head(F.relu(self.last(F.relu(x))).mean(dim=(2, 3)))
+
+
 class TiedConvs(nn.Module):
     """Two convolutions with one weight."""
 

@@ -195,3 +195,11 @@ def test_the_field_side_works_without_torch(run, arguments, code, tmp_path):
     if code == 3:
         assert "pip install 'capdeploy[compress]'" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_other_folders_in_a_run_are_left_alone(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    for name in (".ipynb_checkpoints", "plots"):
+        (tmp_path / "run" / name).mkdir()
+    found = bundle.find(tmp_path / "run")
+    assert [entry.folder.name for entry in found] == ["baseline", "ratio-0.5"]

@@ -2,9 +2,11 @@
 
 import ast
 import inspect
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -78,6 +80,45 @@ def test_files_and_functions_stay_small():
                 size = node.end_lineno - node.lineno + 1
                 size -= (doc.end_lineno - doc.lineno + 1) if doc else 0
                 assert size <= 45, f"{path}:{node.lineno} {node.name} has {size} lines"
+
+
+FIELD = """
+import importlib.abc, sys
+allowed = set(sys.argv[1].split(",")) | set(sys.stdlib_module_names) | {"capdeploy"}
+class Bare(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Bare())
+from capdeploy import workplace
+from capdeploy.bench import gate, matrix, history
+from capdeploy.cli import _gate, bench, gate, profiles, report, verify
+"""
+
+
+def test_a_device_needs_no_more_than_the_base_installation():
+    """`capdeploy[onnxruntime]` once imported a library that only the workshop's extra brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split("[><=]", each)[0].replace("-", "_") for each in project["dependencies"]}
+    # What those bring themselves.
+    names |= {"annotated_types", "pydantic_core", "typing_extensions", "typing_inspection",
+              "markdown_it", "mdurl", "pygments"}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", FIELD, ",".join(names)], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_texts_are_utf_8_wherever_they_are_written():
+    """Else what one machine writes, another one cannot read back."""
+    for path in (ROOT / "capdeploy").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                named = {word.arg for word in node.keywords}
+                texts = ("read_text", "write_text", "NamedTemporaryFile")
+                if node.func.attr in texts:
+                    assert "encoding" in named, f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("name", profiles.names())

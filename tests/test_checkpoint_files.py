@@ -218,3 +218,14 @@ def test_a_whole_network_in_the_old_format_is_named_for_what_it_is(tmp_path):
         read_state(tmp_path / "old.pt")
     trusted = read_state(tmp_path / "old.pt", Reading(trust=True))
     assert set(trusted) == set(made.state_dict())
+
+
+def test_an_average_of_weights_and_a_network_in_a_dictionary_are_opened(tmp_path):
+    """As torchvision's training script keeps its average, and as many a script saves a network."""
+    net = nn.Sequential(nn.Linear(3, 2))
+    average = torch.optim.swa_utils.AveragedModel(net)
+    torch.save({"model_ema": average.state_dict(), "epoch": 3}, tmp_path / "ema.pth")
+    found = read_state(tmp_path / "ema.pth", Reading(state_key="model_ema"))
+    assert set(found) == {"0.weight", "0.bias"}
+    torch.save({"model": net, "epoch": 3}, tmp_path / "net.pth")
+    assert set(read_state(tmp_path / "net.pth")) == {"0.weight", "0.bias"}

@@ -93,3 +93,12 @@ def test_what_a_factory_froze_or_made_double_is_as_any_other():
     found = fit.fit(state, Architecture.parse("tests.nets:frozen"), FILE).module
     assert all(value.requires_grad for value in found.parameters())
     assert {value.dtype for value in found.parameters()} == {torch.float32}
+
+
+def test_a_start_from_weights_with_auxiliary_heads_leaves_those_out():
+    architecture = Architecture.parse("googlenet")
+    module = torchvision.models.googlenet(num_classes=4, aux_logits=False, init_weights=False)
+    state = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
+    state["aux1.conv.conv.weight"] = torch.ones(1)
+    assert fit.load(module, state, architecture, FILE) == ()
+    assert not any(value.any() for value in module.state_dict().values())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from capdeploy import graphfile
+from capdeploy.bench import sides
 from capdeploy.errors import ConfigError, UsageError
 
 
@@ -87,3 +88,25 @@ def test_noise_never_does_worse_than_a_refusal(tmp_path_factory, data):
     path.write_bytes(data)
     with contextlib.suppress(ConfigError):
         graphfile.read(path)
+
+
+def test_weights_that_lie_beside_the_graph_count(tmp_path):
+    """As torch's exporter writes them: the graph alone says nothing of its size or content."""
+    model = graph(tmp_path / "whole.onnx")
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / name).mkdir()
+        model.graph.initializer[0].raw_data = np.full(12, value, np.float32).tobytes()
+        onnx.save(
+            model, tmp_path / name / "m.onnx", save_as_external_data=True, location="m.data",
+            size_threshold=0, convert_attribute=False,
+        )  # fmt: skip
+        model = onnx.load(tmp_path / name / "m.onnx")
+    found, other = (graphfile.read(tmp_path / name / "m.onnx") for name in ("one", "two"))
+    assert found.files == (tmp_path / "one" / "m.onnx", tmp_path / "one" / "m.data")
+    assert found.size_bytes == sum(path.stat().st_size for path in found.files)
+    assert found.parameters == 12
+    assert sides.side(found).sha256 != sides.side(other).sha256
+    assert (tmp_path / "one" / "m.onnx").read_bytes() == (tmp_path / "two" / "m.onnx").read_bytes()
+    (tmp_path / "one" / "m.data").unlink()
+    with pytest.raises(UsageError, match=r"m.onnx: its weights are in .*m.data, which is not"):
+        graphfile.read(tmp_path / "one" / "m.onnx")

@@ -1,5 +1,6 @@
 """The plugin in a real pytest run of somebody else's repository."""
 
+import shutil
 import subprocess
 import sys
 
@@ -75,3 +76,15 @@ def test_numbers_of_another_machine_are_refused():
     compare(None, None, mine, {"machine_info": {"node": "somebody else's benchmark"}})
     with pytest.raises(pytest.UsageError, match="cpu model is 'b' there and 'a' here"):
         compare(None, None, mine, other)
+
+
+def test_a_damaged_bundle_is_refused_before_its_facts(run, tmp_path):
+    shutil.copytree(run.bundle, tmp_path / "head")
+    with (tmp_path / "head" / "labels.txt").open("a") as stream:
+        stream.write("one more\n")
+    done = outside(
+        tmp_path, "--capdeploy-base", run.bundle, "--capdeploy-head", tmp_path / "head",
+        "--capdeploy-runtimes", "onnxruntime", "-k", "fact",
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "labels.txt" in done.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
+from capdeploy import errors
 from capdeploy.bench.stats import percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.errors import BudgetError, ParityError, StepFailedError
@@ -145,8 +146,8 @@ def require(report: BenchmarkReport) -> None:
 
     Raises
     ------
-    StepFailedError
-        If a row that should have run broke.
+    CapdeployError
+        If a row that should have run broke, of the kind that it broke with.
     ParityError
         If a runtime answers differently from the network.
     BudgetError
@@ -156,7 +157,8 @@ def require(report: BenchmarkReport) -> None:
         name = row.settings.row
         if isinstance(row.result, Skipped):
             if row.result.failed:
-                raise StepFailedError(f"{name}: {row.result.reason}")
+                kind = getattr(errors, row.result.error or "", StepFailedError)
+                raise kind(f"{name}: {row.result.reason.removeprefix('failed: ')}")
             continue
         parity = row.result.parity
         # Fewer bits answer otherwise by design; their accuracy is judged where they are made.

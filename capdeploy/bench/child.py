@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from capdeploy import patience
+from capdeploy.bench import topology
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -48,7 +49,7 @@ def run(module: str, job: dict[str, Any], *, threads: int, timeout: float) -> di
     variables = {name: str(threads) for name in THREAD_VARIABLES}
     with tempfile.TemporaryDirectory(prefix="capdeploy-bench-") as folder:
         job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
-        job_file.write_text(json.dumps(job))
+        job_file.write_text(json.dumps(job), encoding="utf-8")
         environment = patience.untouched(os.environ) | variables
         # -P: the folder that the user stands in may not shadow a module.
         command = [sys.executable, "-P", "-m", module, str(job_file), str(result_file)]
@@ -62,12 +63,12 @@ def run(module: str, job: dict[str, Any], *, threads: int, timeout: float) -> di
         if done.returncode != 0 or not result_file.is_file():
             lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
             raise ChildDiedError(f"the process ended: {lines[-1]}")
-        answer: dict[str, Any] = json.loads(result_file.read_text())
+        answer: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
         return answer
 
 
 def pin(cores: int, *, turn: int = 0) -> tuple[int, ...]:
-    """Bind this process to some of its allowed cores, and say to which.
+    """Bind this process to some of its allowed cores, the fastest first, and say to which.
 
     Parameters
     ----------
@@ -83,8 +84,8 @@ def pin(cores: int, *, turn: int = 0) -> tuple[int, ...]:
     """
     if not hasattr(os, "sched_setaffinity"):
         return ()
-    allowed = sorted(os.sched_getaffinity(0))
+    ring = topology.ring(os.sched_getaffinity(0), cores)
     start = turn * cores
-    chosen = {allowed[(start + offset) % len(allowed)] for offset in range(cores)}
+    chosen = {ring[(start + offset) % len(ring)] for offset in range(cores)}
     os.sched_setaffinity(0, chosen)
     return tuple(sorted(os.sched_getaffinity(0)))

@@ -179,4 +179,6 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     job_file, result_file = map(Path, sys.argv[1:3])
-    result_file.write_text(json.dumps(main(json.loads(job_file.read_text()))))
+    result_file.write_text(
+        json.dumps(main(json.loads(job_file.read_text(encoding="utf-8")))), encoding="utf-8"
+    )

@@ -7,12 +7,18 @@ from typing import Literal
 from capdeploy import graphfile
 from capdeploy.bench.sides import Artefact
 from capdeploy.bundle import GRAPH, IMAGES, Bundle
+from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.gate import Fact
-from capdeploy.values.profile import Gate
+from capdeploy.values.profile import Gate, HardwareProfile
 
 # Names, versions and dates inside the file differ by some bytes between equal networks.
 SIZE_SLACK_BYTES = 4096
 Outcome = Literal["same", "better", "changed", "regressed"]
+
+
+def of(base: Artefact, head: Artefact, profile: HardwareProfile) -> tuple[Fact, ...]:
+    """Compare two artefacts, and what a profile's device ships of them."""
+    return (*compare(base, head, profile.gate), *shipped(base, head, profile))
 
 
 def compare(base: Artefact, head: Artefact, allowed: Gate) -> tuple[Fact, ...]:
@@ -56,8 +62,48 @@ def compare(base: Artefact, head: Artefact, allowed: Gate) -> tuple[Fact, ...]:
             _same("labels", ", ".join(base.manifest.classes.names),
                   ", ".join(head.manifest.classes.names)),
             _same("preprocessing", _words(base), _words(head)),
-            _accuracy(base, head, allowed.max_drop),
+            _accuracy("accuracy", base, head,
+                      (base.manifest.accuracy, head.manifest.accuracy), allowed.max_drop),
             _parity(base, head),
+        ]  # fmt: skip
+    return tuple(facts)
+
+
+def shipped(base: Artefact, head: Artefact, profile: HardwareProfile) -> tuple[Fact, ...]:
+    """Compare the graphs in fewer bits, where a profile says that those are what a device ships.
+
+    Parameters
+    ----------
+    base : Artefact
+        What is compared with.
+    head : Artefact
+        What is compared.
+    profile : HardwareProfile
+        Says the precision, the runtimes, and what growth and drop are accepted.
+
+    Returns
+    -------
+    tuple[Fact, ...]
+        Bytes and accuracy for each runtime that both have such a graph for; where one lacks it,
+        the row of its latency says so.
+    """
+    bits, facts = profile.runtime.precision, list[Fact]()
+    if bits == "fp32" or not (isinstance(base, Bundle) and isinstance(head, Bundle)):
+        return ()
+    for runtime in profile.runtime.runtimes:
+        before, after = (
+            next((each for each in side.manifest.quantized if each.rejected is None
+                  and (each.precision, each.runtime) == (bits, runtime)), None)
+            for side in (base, head)
+        )  # fmt: skip
+        if before is None or after is None:
+            continue
+        name = f"in {bits} for {runtime}"
+        slack = max(profile.gate.max_growth, SIZE_SLACK_BYTES / max(1, before.size_bytes))
+        facts += [
+            _grown(f"bytes {name}", before.size_bytes, after.size_bytes, slack),
+            _accuracy(f"accuracy {name}", base, head, (before.after, after.after),
+                      profile.gate.max_drop),
         ]  # fmt: skip
     return tuple(facts)
 
@@ -84,22 +130,28 @@ def _same(name: str, base: str, head: str) -> Fact:
     return _fact(name, base, head, "regressed", f"{name} changed: {base} -> {head}")
 
 
-def _accuracy(base: Bundle, head: Bundle, allowed: float) -> Fact:
-    before, after = base.manifest.accuracy, head.manifest.accuracy
-    texts = (_score(base), _score(head))
+def _accuracy(
+    name: str,
+    base: Bundle,
+    head: Bundle,
+    found: tuple[Accuracy | None, Accuracy | None],
+    allowed: float,
+) -> Fact:
+    before, after = found
+    texts = (_score(before), _score(after))
     if before is None or after is None:
         lost = before is not None
-        return _fact("accuracy", *texts, "regressed" if lost else "changed",
-                     "accuracy: the head's was not measured" if lost else "")  # fmt: skip
+        return _fact(name, *texts, "regressed" if lost else "changed",
+                     f"{name}: the head's was not measured" if lost else "")  # fmt: skip
     if before.images != after.images or _images(base) != _images(head):
-        return _fact("accuracy", *texts, "changed",
-                     f"accuracy: {texts[0]} and {texts[1]} are of different images")  # fmt: skip
+        return _fact(name, *texts, "changed",
+                     f"{name}: {texts[0]} and {texts[1]} are of different images")  # fmt: skip
     drop = before.top1 - after.top1
     # The exact share that one image is worth must not decide through its rounding.
     if drop > allowed + 1e-9:
-        finding = f"accuracy: {texts[0]} -> {texts[1]}, {drop * 100:.2f} points lower, at most "
-        return _fact("accuracy", *texts, "regressed", f"{finding}{allowed * 100:g} allowed")
-    return _fact("accuracy", *texts, "same" if not drop else "better" if drop < 0 else "changed")
+        finding = f"{name}: {texts[0]} -> {texts[1]}, {drop * 100:.2f} points lower, at most "
+        return _fact(name, *texts, "regressed", f"{finding}{allowed * 100:g} allowed")
+    return _fact(name, *texts, "same" if not drop else "better" if drop < 0 else "changed")
 
 
 def _images(bundle: Bundle) -> str:
@@ -110,8 +162,7 @@ def _fact(name: str, base: str, head: str, outcome: Outcome, finding: str = "") 
     return Fact(name=name, base=base, head=head, outcome=outcome, finding=finding)
 
 
-def _score(bundle: Bundle) -> str:
-    found = bundle.manifest.accuracy
+def _score(found: Accuracy | None) -> str:
     return f"{found.top1:.2%} of {found.images}" if found is not None else "not measured"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 def text(path: Path) -> str:
     """Read a file, or nothing where there is none or the system does not let us."""
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

@@ -91,7 +91,7 @@ def run(
         profile=profile.id,
         environment=environment.read(),
         noise=_with(watch.noise, rows),
-        facts=() if differing else facts.compare(*pair, profile.gate),
+        facts=() if differing else facts.of(*pair, profile),
         rows=tuple(rows),
         skipped=tuple(skipped),
         verdict=Incomparable(differing=differing) if differing else Kept(),

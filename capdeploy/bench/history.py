@@ -111,7 +111,7 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 def _lines(path: Path) -> Iterator[Entry]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a history: it is not text") from error
     for number, line in enumerate(text.splitlines(), start=1):

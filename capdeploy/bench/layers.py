@@ -227,5 +227,5 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     job_file, result_file = map(Path, sys.argv[1:3])
-    outcome = main(json.loads(job_file.read_text()))
-    result_file.write_text(json.dumps(outcome))
+    outcome = main(json.loads(job_file.read_text(encoding="utf-8")))
+    result_file.write_text(json.dumps(outcome), encoding="utf-8")

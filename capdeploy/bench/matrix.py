@@ -7,12 +7,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from capdeploy import errors
 from capdeploy.bench import child, environment, noise
 from capdeploy.bench.budgets import judge, require
 from capdeploy.bench.floor import noise_floor
-from capdeploy.bundle import Bundle
-from capdeploy.errors import ConfigError, StepFailedError
+from capdeploy.bundle import IMAGES, Bundle
+from capdeploy.errors import ConfigError
 from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.values.noise import Noise
@@ -25,6 +24,9 @@ INCLUDES = (
 )
 WORKER = "capdeploy.bench.worker"
 ROW_SECONDS = 300
+"""Time limit of a row, its measuring and the answers to its images apart."""
+SLOWEST = 5e8
+"""MACs that the slowest device of use does in a second."""
 
 
 def run(
@@ -53,16 +55,14 @@ def run(
     Returns
     -------
     BenchmarkReport
-        One row for each combination, measured or skipped with its reason; a row whose process
-        died is marked as failed and does not cost the others. After an interrupt it holds the rows
-        that had ended, and names the missing ones.
+        One row for each combination, measured or skipped with its reason; a row that broke, or
+        whose process died, is marked as failed and does not cost the others. After an interrupt
+        it holds the rows that had ended, and names the missing ones.
 
     Raises
     ------
     ConfigError
         If the profile names a runtime that does not exist, or leaves nothing to measure.
-    SilentFallbackError
-        If a runtime ran on another device than asked.
     KeyboardInterrupt
         If it came before any row had ended.
     """
@@ -155,6 +155,16 @@ def _rows(bundles: Sequence[Bundle], profile: HardwareProfile) -> list[tuple[Bun
     ]  # fmt: skip
 
 
+def _limit(bundle: Bundle, baseline: Bundle | None) -> float:
+    """Say how long a row may take: both networks answer their own images, one by one."""
+    work = 0.0
+    for side in (bundle, *([baseline] if baseline is not None else ())):
+        manifest = side.manifest
+        pixels = manifest.preprocessing.height * manifest.preprocessing.width
+        work += manifest.cost.macs * manifest.files[IMAGES].size_bytes / (3 * pixels)
+    return ROW_SECONDS + work / SLOWEST
+
+
 def _in_child(
     bundle: Bundle, settings: Settings, seconds: float, trust_factory: bool
 ) -> Measured | Skipped:
@@ -169,11 +179,11 @@ def _in_child(
         "trust_factory": trust_factory,
     }
     try:
-        outcome = child.run(WORKER, job, threads=settings.threads, timeout=ROW_SECONDS + seconds)
+        limit = seconds + _limit(bundle, baseline)
+        outcome = child.run(WORKER, job, threads=settings.threads, timeout=limit)
     except child.ChildDiedError as error:
         return Skipped(reason=f"failed: {error}", failed=True)
     if "error" in outcome:
-        kind = getattr(errors, outcome["error"], StepFailedError)
-        raise kind(f"{settings.row}: {outcome['message']}")
+        return Skipped(reason=f"failed: {outcome['message']}", failed=True, error=outcome["error"])
     reader: TypeAdapter[Measured | Skipped] = TypeAdapter(Measured | Skipped)
     return reader.validate_python(outcome["result"])

@@ -20,6 +20,7 @@ from capdeploy.values.report import SpeedUp
 Batch = npt.NDArray[np.float32]
 MS = 1e6
 WARMUP_RUNS, WARMUP_MOST = 10, 200
+WARMUP_MS = 30_000.0
 STEADY_WINDOW, STEADY_SPREAD = 5, 0.05
 ROUND_MS = 20.0
 LEAST_RUNS, LEAST_ROUNDS = 20, 6
@@ -61,13 +62,15 @@ def warm(session: Session, batches: Sequence[Batch], clock: Clock) -> tuple[floa
     Returns
     -------
     tuple[float, ...]
-        The warm-up latencies in ms, at most 200.
+        The warm-up latencies in ms, at most 200, and no more after half a minute.
     """
     values: list[float] = []
     for batch in itertools.islice(itertools.cycle(batches), WARMUP_MOST):
         values.append(one(session, batch, clock))
         last = values[-STEADY_WINDOW:]
-        if len(values) >= WARMUP_RUNS and max(last) <= min(last) * (1 + STEADY_SPREAD):
+        if len(values) < WARMUP_RUNS:
+            continue
+        if max(last) <= min(last) * (1 + STEADY_SPREAD) or sum(values) >= WARMUP_MS:
             break
     return tuple(values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,31 +81,36 @@ def batch(pair: Sequence[Artefact], wanted: int) -> int:
         fixed = each.input_shape[0]
         if fixed is not None and fixed != wanted:
             if wanted != 1:
+                way_out = f"use --batch {fixed}" if fixed > 1 else (
+                    "take a profile whose scenario is single-stream"
+                )  # fmt: skip
                 raise UsageError(
                     f"{each.file} takes {fixed} images a call and no other number, asked for "
-                    f"{wanted}; export it with a free batch, or use --batch {fixed}"
+                    f"{wanted}; export it with a free batch, or {way_out}"
                 )
             return fixed
     return wanted
 
 
-def batches(artefact: Artefact, size: int) -> list[Batch]:
+def batches(artefact: Artefact, size: int, images: int = IMAGES) -> list[Batch]:
     """Make the inputs: the bundle's own test images, or noise where a bare graph has none."""
     if isinstance(artefact, GraphFile):
         shape = (artefact.input_shape[0] or size, *map(int, artefact.input_shape[1:]))  # type: ignore[arg-type]
         generator = np.random.default_rng(0)
-        return [generator.standard_normal(shape, dtype=np.float32) for _ in range(IMAGES)]
-    images = np.asarray(CheckImages.load(artefact.folder).images[: max(IMAGES, size)])
-    if len(images) < size:
-        images = np.resize(images, (size, *images.shape[1:]))
-    inputs = artefact.manifest.preprocessing.apply(images)
+        return [generator.standard_normal(shape, dtype=np.float32) for _ in range(images)]
+    found = np.asarray(CheckImages.load(artefact.folder).images[: max(images, size)])
+    if len(found) < size:
+        found = np.resize(found, (size, *found.shape[1:]))
+    inputs = artefact.manifest.preprocessing.apply(found)
     return [inputs[at : at + size] for at in range(0, len(inputs) - size + 1, size)]
 
 
 def side(artefact: Artefact) -> Side:
     """Name one of the two."""
     if isinstance(artefact, GraphFile):
-        return Side(name=artefact.file.name, sha256=digest(artefact.file))
+        digests = [digest(path) for path in artefact.files]
+        whole = hashlib.sha256("".join(digests).encode()).hexdigest()
+        return Side(name=artefact.file.name, sha256=whole if digests[1:] else digests[0])
     name = f"{artefact.folder.resolve().parent.name}/{artefact.folder.resolve().name}"
     return Side(name=name, sha256=artefact.manifest.files[GRAPH].sha256)
 

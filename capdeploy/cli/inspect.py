@@ -56,6 +56,8 @@ def command(
         from capdeploy.values.checkpoint import Architecture
         from capdeploy.weights import Reading
 
+        if arch_arg and arch is None:
+            raise ConfigError("--arch-arg is for an architecture that is named; add --arch")
         size = (input_size[0], input_size[1]) if input_size else None
         known = Architecture.parse(arch) if arch else None
         if known is not None:

@@ -34,6 +34,17 @@ def command(shelf: str, data: str | None, split: str | None, style: str) -> None
     tell(style, json.dumps(document), [Table(shelf.capitalize(), columns, rows)])
 
 
+def _layout(kind: str) -> str:
+    """Say how a kind of data lies; what is not installed says what it needs."""
+    from capdeploy.data import KINDS
+    from capdeploy.errors import MissingExtraError
+
+    try:
+        return KINDS.load(kind).layout
+    except MissingExtraError as error:
+        return str(error)
+
+
 def _classes(data: str, split: str | None) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     import numpy as np
 
@@ -83,7 +94,7 @@ def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
             for name in RUNTIMES.names()
         )
     if shelf == "data":
-        return ("name", "layout"), tuple((name, KINDS.load(name).layout) for name in KINDS.names())
+        return ("name", "layout"), tuple((name, _layout(name)) for name in KINDS.names())
     if shelf == "trackers":
         return ("name", "extra"), tuple(
             (name, f"capdeploy[{EXTRAS[name]}]") for name in TRACKERS.names()

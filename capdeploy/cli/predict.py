@@ -38,16 +38,14 @@ def command(
     """
     import json
 
-    import numpy as np
-
     from capdeploy import bundle as bundles
     from capdeploy.predict import predict
     from capdeploy.report.tables import Table
 
     opened = bundles.read(bundle).in_precision(precision, runtime)
     bundles.verify(opened)
-    pixels = np.stack([_pixels(path, opened) for path in images])
-    found = predict(opened, pixels, runtime=runtime, threads=threads, trust_factory=trust_factory)
+    shown = (_pixels(path, opened) for path in images)
+    found = predict(opened, shown, runtime=runtime, threads=threads, trust_factory=trust_factory)
     rows = tuple(
         (str(path), "none of them" if answer.rejected else answer.label,
          f"{answer.confidence:.1%}", answer.label if answer.rejected else "")

@@ -14,9 +14,13 @@ def _open(location: str) -> Files:
     root = Path(location)
     if not location or not root.is_dir():
         raise DataError(f"data folder {location!r} does not exist; give folder:PATH")
-    splits = [split for split in ("train", "val", "test") if (root / split).is_dir()]
+    # With images right in it, it is a class of that name, or a test split without labels.
+    splits = [
+        split for split in ("train", "val", "test")
+        if (root / split).is_dir() and not listing.images_in(root / split)
+    ]  # fmt: skip
     if len(splits) > 1 and "train" in splits:
-        return Files(*listing.split_folders(root))
+        return Files(*listing.split_folders(root, splits=splits))
     classes = () if splits else tuple(listing.subfolders(root))
     if not any(listing.images_in(root / name) for name in classes):
         found = ", ".join(sorted(path.name for path in root.iterdir())[:6]) or "nothing"

@@ -46,7 +46,7 @@ def _open(location: str) -> Arrays:
     images = {split: _images(file, arrays[x], x) for split, (x, _) in pairs.items()}
     targets = {split: _targets(file, arrays[y], y) for split, (_, y) in pairs.items()}
     classes = 1 + max(int(labels.max(initial=0)) for labels in targets.values())
-    given = next((arrays[name] for name in NAMES if name in arrays), None)
+    given = next((arrays[name] for name in NAMES if name in arrays and arrays[name].ndim), None)
     names = numbered(classes, file) if given is None else distinct([*map(str, given.tolist())])
     return Arrays(file.stem, names, images, targets)
 

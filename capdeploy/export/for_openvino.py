@@ -96,7 +96,7 @@ def _in_child(
             # OpenVINO splits the bias off a layer and gives the layer itself this name.
             "exclude": [*exclude, *(f"{name}/WithoutBiases" for name in exclude)],
             "inputs": str(images) if inputs is not None else None,
-        }))  # fmt: skip
+        }), encoding="utf-8")  # fmt: skip
         try:
             done = subprocess.run(
                 [sys.executable, "-P", "-c", _CHILD, str(job)], capture_output=True, text=True,

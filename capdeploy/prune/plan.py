@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from capdeploy.errors import PlanError
+from capdeploy.catalog import nearest
+from capdeploy.errors import ConfigError, PlanError
 from capdeploy.prune import translate, widths
 from capdeploy.prune.ground import Ground
+from capdeploy.prune.ledger import size_of
 from capdeploy.prune.votes import group_scores, is_scored, ranked
 from capdeploy.values.budget import Budget
 from capdeploy.values.group import Group
@@ -33,11 +35,14 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
 
     Raises
     ------
+    ConfigError
+        If a layer is to be protected and there is none of that name.
     PlanError
         If the budget asks for less but no group can give anything, or a limit cannot be met
         within its tolerance.
     """
     groups, geometry = ground.groups, ground.geometry
+    _require_protected(ground, budget)
     first = widths.first_convolutions(geometry, budget.skip_first)
     reasons = {group.name: _why_whole(group, ground, budget, first) for group in groups}
     keep = widths.kept(ground, budget, reasons)
@@ -58,7 +63,7 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         translate.costed(group, cut, geometry, remaining, left)
         for group, cut in zip(groups, cuts, strict=True)
     )
-    return PruningPlan(
+    found = PruningPlan(
         strategy=ground.scores.strategy,
         budget=budget,
         groups=cuts,
@@ -69,6 +74,40 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         before=geometry.cost(),
         after=remaining.cost(left),
     )
+    over = _over(found, ground, budget)
+    if over <= 1:
+        return found
+    # Behind a concatenation channels are not worth the same; on the way they were all counted so.
+    limits = [each.model_copy(update={"most": each.most / over}) for each in budget.limits]
+    tighter = {"limit": limits[0], "also": tuple(limits[1:])}
+    return draw(ground, budget.model_copy(update=tighter)).model_copy(update={"budget": budget})
+
+
+def _over(plan: PruningPlan, ground: Ground, budget: Budget) -> float:
+    """Say how many times the most that a limit of counts allows a plan leaves; 1 or less is met."""
+    ratios = [0.0]
+    for limit in budget.limits:
+        if not limit.measured:
+            whole = ground.meter(limit.quantity).whole(ground.geometry) if limit.share else 1.0
+            layers = len(ground.geometry.without(plan.removed).layers)
+            counts = {
+                "macs": plan.after.macs, "parameters": plan.after.parameters,
+                "size": size_of(plan.after, layers),
+            }  # fmt: skip
+            ratios.append(counts[limit.quantity] / (limit.most * whole))
+    # Counts of half a channel are rounded on the way.
+    return max(ratios) if max(ratios) > 1 + 1e-9 else 0.0
+
+
+def _require_protected(ground: Ground, budget: Budget) -> None:
+    """Stop if a pattern protects nothing; in later steps a layer may have gone with its block."""
+    names = tuple(layer.layer for layer in ground.geometry.layers)
+    for pattern in budget.protect if not ground.whole else ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(
+                f"--protect {pattern} is the name of no layer; {nearest(pattern, names)}, or a "
+                f"pattern such as '{pattern}*'"
+            )
 
 
 def _cut(

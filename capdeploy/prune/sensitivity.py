@@ -20,7 +20,7 @@ from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating
 from capdeploy.progress import Say
 from capdeploy.prune.silence import silenced
-from capdeploy.prune.votes import group_scores, is_scored
+from capdeploy.prune.votes import group_scores, is_scored, ranked
 from capdeploy.samples import Images
 from capdeploy.values.group import Group
 from capdeploy.values.scores import FilterScores
@@ -89,7 +89,7 @@ def _curve(
     whole: Sequence[torch.Tensor],
 ) -> tuple[float, ...]:
     value = group_scores(group, scores)
-    lowest = sorted(range(group.width), key=lambda channel: (value[channel], channel))
+    lowest = ranked(group, value)[::-1]  # as they would go
     counts, harms = [0], [0.0]
     for count in sorted({round(level * group.width) for level in LEVELS} - {0}):
         with silenced(module, [(group, lowest[:count])]):

@@ -98,7 +98,7 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
 
 def _sites(ground: Ground, budget: Budget, free: Sequence[Group]) -> Sequence[Site]:
     """List the blocks that may go; a layer that is to stay whole, or in part, keeps its own."""
-    if budget.depth == "keep" or budget.floor:
+    if budget.depth == "keep" or budget.floor or budget.residual == "keep":
         return ()
     first = first_convolutions(ground.geometry, budget.skip_first)
     return [

@@ -24,8 +24,10 @@ from capdeploy.values.sweep import dominated
 # Stand-ins that are exchanged for the page's own colours, which differ in light and dark.
 INK, GRID = "#010203", "#010204"
 SERIES = tuple(f"#0102{10 + place:02x}" for place in range(6))
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)), (0, (8, 2)), "-")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p", "d")
+DASHES: tuple[Any, ...] = (
+    "-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)), (0, (10, 3)), (0, (5, 1, 1, 1, 1, 1)),
+)  # fmt: skip
 WIDTH = 7.2
 
 
@@ -99,14 +101,25 @@ def _dressed(svg: str) -> str:
     return svg
 
 
+def _line(place: int) -> dict[str, Any]:
+    """Give a line a look of its own: a dash, and beyond the sixth a marker here and there too."""
+    round_, at = divmod(place, len(DASHES))
+    look: dict[str, Any] = {"color": SERIES[at], "linestyle": DASHES[at]}
+    return look | ({"marker": MARKERS[round_ - 1], "markevery": 0.2} if round_ else {})
+
+
+def _point(place: int) -> dict[str, Any]:
+    """Give a point a look of its own: thirteen markers, and six colours besides."""
+    return {"color": SERIES[place % len(SERIES)], "marker": MARKERS[place % len(MARKERS)]}
+
+
 def ecdf(lines: Sequence[tuple[str, Sequence[float]]], label: str) -> str:
     """Draw the share of inferences that took no longer, by latency in ms."""
     with _axes(3.2) as (axes, found):
         for place, (name, values) in enumerate(lines):
             ordered = np.sort(np.asarray(values))
             share = np.arange(1, len(ordered) + 1) / len(ordered)
-            axes.step(ordered, share, where="post", label=name, lw=1.8,
-                      color=SERIES[place % 6], linestyle=DASHES[place % 6])  # fmt: skip
+            axes.step(ordered, share, where="post", label=name, lw=1.8, **_line(place))
         axes.set(xscale="log", xlabel=f"{label}, ms (log)", ylabel="share of inferences")
         axes.set_ylim(0, 1.02)
         _plain_numbers(axes)
@@ -140,8 +153,8 @@ def spots(points: Sequence[Spot], budgets_ms: Sequence[float]) -> str:
         for place, spot in enumerate(points):
             above, below = 100 * (spot.high - spot.y), 100 * (spot.y - spot.low)
             axes.errorbar(
-                spot.x, 100 * spot.y, yerr=[[below], [above]], marker=MARKERS[place % 6], ms=7,
-                color=SERIES[place % 6], capsize=2.5, lw=0, elinewidth=1.2, label=spot.name,
+                spot.x, 100 * spot.y, yerr=[[below], [above]], ms=7, **_point(place),
+                capsize=2.5, lw=0, elinewidth=1.2, label=spot.name,
             )  # fmt: skip
         beaten = dominated([(spot.y, -spot.x) for spot in points])
         front = sorted((spot.x, 100 * spot.y) for spot, worse in zip(points, beaten, strict=True)
@@ -181,16 +194,15 @@ def fronts(lines: Sequence[Front]) -> str:
     """Draw worst-class accuracy against p90 latency, the front joined by a line."""
     with _axes(3.6) as (axes, found):
         for place, line in enumerate(lines):
-            colour, marker = SERIES[place % 6], MARKERS[place % 6]
             if line.others:
                 axes.plot(
-                    [x for x, _ in line.others], [100 * y for _, y in line.others], lw=0,
-                    marker=marker, ms=5, color=colour, fillstyle="none", alpha=0.7,
+                    [x for x, _ in line.others], [100 * y for _, y in line.others], lw=0, ms=5,
+                    **_point(place), fillstyle="none", alpha=0.7,
                 )  # fmt: skip
             ordered = sorted(line.best)
             axes.plot(
-                [x for x, _ in ordered], [100 * y for _, y in ordered], lw=1.4, marker=marker,
-                ms=7, color=colour, linestyle=DASHES[place % 6], label=line.name,
+                [x for x, _ in ordered], [100 * y for _, y in ordered], lw=1.4, ms=7,
+                **_line(place) | _point(place), label=line.name,
             )  # fmt: skip
         axes.set(xscale="log", xlabel="p90 latency, ms (log)", ylabel="worst class, %")
         _plain_numbers(axes)

@@ -31,7 +31,8 @@ def render(page: Page) -> str:
         import jinja2
     except ImportError as error:
         raise MissingExtraError("jinja2", "report") from error
-    source = resources.files("capdeploy.report").joinpath("template.html").read_text("utf-8")
+    template = resources.files("capdeploy.report").joinpath("template.html")
+    source = template.read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(source).render(page=page)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,7 @@ def page(report: RunReport, drawn: dict[str, PruningPlan], folder: str, *, plots
         title=f"{report.checkpoint.architecture}: {len(report.classes)} of "
         f"{report.classes.total} classes ({classes})",
         verdict=verdict, good=good, facts=_facts(report), sections=shown,
-        command=f"capdeploy compress -c {folder}/{bundle.RECIPE} -o OUT",
+        command=f"capdeploy compress -c {shlex.quote(f'{folder}/{bundle.RECIPE}')} -o OUT",
     )  # fmt: skip
 
 
@@ -155,7 +156,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
         ("model", last.name),
         ("top-1", f"{last.accuracy[-1].top1:.1%}"),
         ("95 % interval", f"{low:.1%} to {high:.1%}"),
-        ("head cut", f"{first.accuracy[-1].top1:.1%}"),
+        (first.start.stage, f"{first.start.top1:.1%}"),
         ("MACs", f"{last.before.macs / max(1, last.after.macs):.1f}x fewer"),
         ("parameters", f"{last.before.parameters / max(1, last.after.parameters):.1f}x fewer"),
     ]

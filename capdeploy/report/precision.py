@@ -33,21 +33,23 @@ def _rows(metrics: Metrics, benchmark: BenchmarkReport | None) -> list[tuple[str
     rows: list[tuple[str, ...]] = []
     for runtime in dict.fromkeys(each.runtime for each in metrics.quantized):
         group = [each for each in metrics.quantized if each.runtime == runtime]
-        whole = _measured(benchmark, metrics.name, runtime, "fp32")
+        whole = _measured(benchmark, metrics.name, runtime, "cpu", "fp32")
         rows.append((
             metrics.name, runtime, "fp32", percent(group[0].before), "",
             f"{metrics.artifact.size_bytes / MIB:.2f}", _latency(whole), "", "",
         ))  # fmt: skip
         for each in group:
-            found = _measured(benchmark, metrics.name, runtime, each.precision)
-            times = _times(whole, found)
+            device = _device(benchmark, runtime, each.precision)
+            found = _measured(benchmark, metrics.name, runtime, device, each.precision)
+            times = _times(_measured(benchmark, metrics.name, runtime, device, "fp32"), found)
+            shown = _latency(found) + ("" if device == "cpu" else f" ({device})")
             lost = each.drop
             rows.append((
                 metrics.name, runtime, each.precision,
                 "-" if each.after is None else percent(each.after),
                 "-" if lost is None
                 else f"{lost.points:+.1f} [{lost.low:+.1f}, {lost.high:+.1f}]",
-                f"{each.size_bytes / MIB:.2f}", _latency(found),
+                f"{each.size_bytes / MIB:.2f}", shown,
                 "" if times is None else f"{times:.2f}x", _verdict(each, times),
             ))  # fmt: skip
     return rows
@@ -72,14 +74,25 @@ def _times(whole: Measured | None, found: Measured | None) -> float | None:
 
 
 def _measured(
-    benchmark: BenchmarkReport | None, bundle: str, runtime: str, precision: str
+    benchmark: BenchmarkReport | None, bundle: str, runtime: str, device: str, precision: str
 ) -> Measured | None:
+    """Pick a row of the benchmark; half precision has no use but on a GPU, so it is beside that."""
     for row in benchmark.rows if benchmark is not None else ():
         at = row.settings
         here = (at.bundle, at.runtime, at.device, at.precision)
-        if here == (bundle, runtime, "cpu", precision) and isinstance(row.result, Measured):
+        if here == (bundle, runtime, device, precision) and isinstance(row.result, Measured):
             return row.result
     return None
+
+
+def _device(benchmark: BenchmarkReport | None, runtime: str, precision: str) -> str:
+    """Say where a precision was measured: on the CPU, unless it was elsewhere alone."""
+    found = [
+        row.settings.device for row in (benchmark.rows if benchmark is not None else ())
+        if (row.settings.runtime, row.settings.precision) == (runtime, precision)
+        and isinstance(row.result, Measured)
+    ]  # fmt: skip
+    return found[0] if found and "cpu" not in found else "cpu"
 
 
 def _latency(result: Measured | None) -> str:

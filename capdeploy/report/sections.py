@@ -46,10 +46,12 @@ def cpu_rows(report: RunReport) -> Iterator[Row]:
 
 
 def spots(report: RunReport, plots: bool) -> list[Figure]:
-    """Plot accuracy against the latency in the first runtime of graphs that was measured."""
+    """Plot accuracy against the latency in one runtime of graphs: a search's, or the first."""
     rows = [row for row in cpu_rows(report) if row.settings.runtime != "pytorch"]
     if not plots or not rows:
         return []
+    asked = {metrics.search.runtime for metrics in report.models if metrics.search is not None}
+    rows = [row for row in rows if row.settings.runtime in asked] or rows
     runtime = rows[0].settings.runtime
     known = {metrics.name: metrics for metrics in report.models}
     points = []
@@ -102,9 +104,7 @@ def precisions(report: RunReport) -> list[Section]:
 
 def accuracy(metrics: Metrics, plots: bool) -> Section:
     """Show one model by stage and by class, its training, and who is taken for whom."""
-    before = next(
-        (entry for entry in metrics.accuracy if entry.stage == "head cut"), metrics.accuracy[0]
-    )
+    before = metrics.start
     drawn = []
     if plots and before is not metrics.accuracy[-1]:
         caption = f"Accuracy by class before and after, the worst of {metrics.name} on top."
@@ -152,13 +152,14 @@ def trust(report: RunReport) -> list[Section]:
         title = "Ways to tell images of dropped classes"
         heads = ("model", "by", "AUROC", "accepted where 95 % of the kept are")
         shown.append(Table(title, heads, apart))
-    metrics, fitted = known[-1]
-    if fitted.rejection is not None:
-        names = report.classes.names
-        taken = tuple((name, str(count)) for name, count in
-                      zip(names, fitted.rejection.taken_for, strict=True))  # fmt: skip
-        title = f"{metrics.name}: what images of dropped classes are taken for"
-        shown.append(Table(title, ("class", "images"), taken))
+    taken = {
+        metrics.name: map(str, fitted.rejection.taken_for)
+        for metrics, fitted in known if fitted.rejection is not None
+    }  # fmt: skip
+    if taken:
+        rows = list(zip(report.classes.names, *taken.values(), strict=True))
+        title = "What images of dropped classes are taken for, images by network"
+        shown.append(Table(title, ("class", *taken), tuple(rows)))
     return [Section("Trust", shown)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def page(report: SweepReport, folder: str, *, plots: bool) -> Page:
                ("on a Pareto front", str(len(best)))],
         sections=[Section("Every network", [everything], drawn),
                   *(Section(table.title, [table]) for table in others)],
-        command=f"capdeploy sweep {folder}/sweep-recipe.toml -o OUT",
+        command=f"capdeploy sweep {shlex.quote(f'{folder}/sweep-recipe.toml')} -o OUT",
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from capdeploy.bench.budgets import words
 from capdeploy.bench.stats import least_samples, percentile, percentile_bounds
 from capdeploy.bundle import BASELINE
-from capdeploy.values.accuracy import Accuracy
+from capdeploy.values.accuracy import Accuracy, ClassAccuracy
 from capdeploy.values.report import (
     BenchmarkReport,
     Measured,
@@ -212,26 +212,22 @@ def stages(metrics: Metrics) -> Table:
 
 def per_class(metrics: Metrics) -> Table:
     """Show every class before and after, worst first."""
-    first = next(
-        (entry for entry in metrics.accuracy if entry.stage == "head cut"), metrics.accuracy[0]
-    )
+    first = metrics.start
     before = {entry.name: entry for entry in first.classes}
-    rows = []
-    for entry in sorted(metrics.accuracy[-1].classes, key=lambda entry: entry.top1):
-        low, high = entry.interval
-        rows.append(
-            (
-                entry.name,
-                f"{before[entry.name].top1 * 100:.1f} %",
-                f"{entry.top1 * 100:.1f} % [{low * 100:.1f}, {high * 100:.1f}]",
-                str(entry.images),
-            )
-        )
+    rows = [
+        (entry.name, _bounded(before[entry.name]), _bounded(entry), str(entry.images))
+        for entry in sorted(metrics.accuracy[-1].classes, key=lambda entry: entry.top1)
+    ]
     return Table(
         f"{metrics.name}: per class, worst first",
-        ("class", first.stage, f"{metrics.accuracy[-1].stage} [95 %]", "n"),
+        ("class", f"{first.stage} [95 %]", f"{metrics.accuracy[-1].stage} [95 %]", "n"),
         tuple(rows),
     )
+
+
+def _bounded(entry: ClassAccuracy) -> str:
+    low, high = entry.interval
+    return f"{entry.top1 * 100:.1f} % [{low * 100:.1f}, {high * 100:.1f}]"
 
 
 def benchmark(report: BenchmarkReport, *, wide: bool = False) -> Table:

@@ -39,7 +39,10 @@ class _Session:
         self._core, self._device = library.Core(), DEVICES[device]
         self._graph = str(bundle.graph_path)
         # LATENCY is one stream, one request at a time; the default would be throughput.
-        self._wanted = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        self._wanted = {"PERFORMANCE_HINT": "LATENCY"}
+        if device != "npu":  # which has no single precision
+            half = device != "cpu" and getattr(bundle, "precision", "fp32") == "fp16"
+            self._wanted["INFERENCE_PRECISION_HINT"] = "f16" if half else "f32"
         if device == "cpu":
             self._wanted["INFERENCE_NUM_THREADS"] = str(threads)
         self._requests: dict[int, Any] = {}

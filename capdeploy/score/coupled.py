@@ -126,6 +126,15 @@ def readers(
     )
 
 
+def read_by(module: nn.Module, group: Group) -> int:
+    """Count the layers that read a group's channels and mix them, looked at or not."""
+    layers = (module.get_submodule(member.layer) for member in group.readers())
+    return sum(
+        isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+        for layer in layers
+    )
+
+
 def _consumer(module: nn.Module, member: Member, seen: moments.Moments) -> Consumer:
     layer = module.get_submodule(member.layer)
     weight = layer.get_parameter("weight").detach().cpu().flatten(1).double().T

@@ -33,11 +33,11 @@ class _Running:
 
     def add(self, statistic: torch.Tensor, labels: torch.Tensor) -> None:
         values, labels = statistic.detach().cpu().double(), labels.cpu()
-        sums = torch.zeros(self.classes, *values.shape[1:], dtype=torch.float64)
-        sums.index_add_(0, labels, values)
+        if self.sums is None:
+            self.sums = torch.zeros(self.classes, *values.shape[1:], dtype=torch.float64)
+        self.sums.index_add_(0, labels, values)  # in place: by position it may be gigabytes
         self.counts += torch.bincount(labels, minlength=self.classes)
         largest = values.amax(dim=0)
-        self.sums = sums if self.sums is None else self.sums + sums
         self.maximum = largest if self.maximum is None else torch.maximum(self.maximum, largest)
 
     def summary(self, options: Mapping[str, Value]) -> Summary:

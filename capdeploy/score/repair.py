@@ -62,6 +62,8 @@ def curves(judged: Judged, leaving: Mapping[str, Sequence[int]]) -> dict[str, tu
         lost = torch.zeros(len(order), dtype=torch.float64)
         for reader in readers:
             lost += losses(reader, order)
+        # A reader that cannot be looked at, for it pads in a way of its own, harms as the others.
+        lost *= coupled.read_by(judged.model.module, group) / len(readers)
         if not bool(lost.isfinite().all()):
             raise PlanError(f"group {group.name}: what its readers see is not finite")
         found[group.name] = (0.0, *lost.cumsum(0).tolist())

@@ -79,9 +79,15 @@ def _latencies(report: BenchmarkReport) -> dict[str, float]:
 
 def rewrite(path: Path, text: str) -> None:
     """Replace a file's text in one move, so that a reader never sees half of it."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}-", delete=False
-    ) as draft:
-        draft.write(text)
-    Path(draft.name).chmod(0o644)
-    os.replace(draft.name, path)
+    draft = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
+        ) as file:
+            draft = Path(file.name)
+            file.write(text)
+        draft.chmod(0o644)
+        os.replace(draft, path)
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,13 @@ import torch
 
 from capdeploy import labels, model, samples, weights
 from capdeploy.data import Dataset
-from capdeploy.errors import ArchitectureError, ConfigError, MissingDeviceError, UntrustedError
+from capdeploy.errors import (
+    ArchitectureError,
+    ClassesError,
+    ConfigError,
+    MissingDeviceError,
+    UntrustedError,
+)
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Samples
@@ -52,17 +58,18 @@ def architecture(recipe: Recipe, origin: Origin | None = None) -> Architecture |
     if recipe.arch is None:
         if recipe.arch_args:
             raise ConfigError("--arch-arg is for an architecture that is named; add --arch")
-        return _stored(recipe, origin)
+        return stored(Path(recipe.checkpoint), origin, trust=recipe.trust_checkpoint)
     return Architecture.parse(recipe.arch).model_copy(update={"arguments": recipe.arch_args})
 
 
-def _stored(recipe: Recipe, origin: Origin | None) -> Architecture | None:
+def stored(file: Path, origin: Origin | None, *, trust: bool) -> Architecture | None:
+    """Read which network a file says its weights belong to; None if it says nothing."""
     if origin is None:
         return None
-    if origin.architecture.source == "factory" and not recipe.trust_checkpoint:
+    if origin.architecture.source == "factory" and not trust:
         # A file may name any code of this machine as its factory.
         raise UntrustedError(
-            f"checkpoint {recipe.checkpoint} says that {origin.architecture} builds its network; "
+            f"checkpoint {file} says that {origin.architecture} builds its network; "
             "give --arch yourself, or --trust-checkpoint"
         )
     return origin.architecture
@@ -136,6 +143,7 @@ def open_inputs(recipe: Recipe, say: Say) -> Inputs:
         dataset.aliases,
         partial=not (recipe.labels or recipe.label_map),
     )
+    _tell_unknown(dataset.names, linked, outputs, say)
     classes, data_classes = labels.choose(
         recipe.classes, linked, outputs, names, dataset.aliases, dataset.names
     )
@@ -192,6 +200,20 @@ def samples_of(
         recipe.validation_share, recipe.max_bad_images, recipe.cache_mib,
         recipe.samples_per_class, recipe.seed, say,
     )  # fmt: skip
+
+
+def _tell_unknown(names: Sequence[str], linked: Mapping[str, int], outputs: int, say: Say) -> None:
+    """Say which classes of the data the head does not know; stop if it knows none."""
+    unknown = [name for name in names if name not in linked]
+    shown = ", ".join(unknown[:6]) + (", ..." if len(unknown) > 6 else "")
+    if not linked:
+        raise ClassesError(
+            f"none of the data's classes ({shown}) is one that the checkpoint says it knows; give "
+            "--labels or --label-map, which say which output each is"
+        )
+    # Where the data has more classes than the head, that some are unknown is no surprise.
+    if unknown and len(names) <= outputs:
+        say.note(f"left out, as the checkpoint knows no such class: {shown}")
 
 
 def _tell_opened(recipe: Recipe, opened: Model, origin: Origin | None, say: Say) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from capdeploy import model, weights
 from capdeploy.prune import groups
-from capdeploy.stages.inputs import IMAGENET
+from capdeploy.stages.inputs import IMAGENET, stored
 from capdeploy.values.checkpoint import Architecture
 from capdeploy.values.inspection import Inspection, Whole
 from capdeploy.weights import Reading
@@ -22,7 +22,7 @@ def inspect(
     file : Path
         The file of weights.
     architecture : Architecture | None
-        Its network; None: found by the weights.
+        Its network; None: what the file says itself, or found by the weights.
     size : tuple[int, int] | None
         Height and width of the input; None: what the checkpoint says, or 224 x 224.
     reading : Reading
@@ -44,12 +44,13 @@ def inspect(
     preprocessing = origin.input if origin is not None else IMAGENET
     if size is not None:
         preprocessing = preprocessing.model_copy(update={"height": size[0], "width": size[1]})
-    opened = model.open(file, architecture, preprocessing, reading)
+    known = architecture or stored(file, origin, trust=reading.trust)
+    opened = model.open(file, known, preprocessing, reading)
     found = groups.find(opened)
     free = [group for group in found if group.obstacle is None]
     return Inspection(
         checkpoint=opened.checkpoint,
-        recognised=architecture is None,
+        recognised=known is None,
         cost=opened.geometry.cost(),
         groups=len(free),
         filters=sum(group.width * group.unit for group in free),

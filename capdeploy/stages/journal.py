@@ -128,7 +128,7 @@ class Journal:
             state = getattr(made, name).module.state_dict()
             tensorfile.save(state, folder / f"{name}.safetensors")
         record = Finished(
-            name=made.name, plan=made.plan, states=tuple(present),
+            name=made.name, plan=made.plan, states=tuple(present), cut_stage=made.cut_stage,
             digests=self._digests(made.name, present), training=made.training,
             artifact=made.exported.artifact, denormals_flushed=made.exported.denormals_flushed,
         )  # fmt: skip
@@ -169,7 +169,7 @@ class Journal:
         return Made(
             name, found.plan, states["cut"], states.get("recalibrated"),
             states.get("reconstructed"), states.get("tuned"), found.training, exported,
-            states.get("rejecting"),
+            states.get("rejecting"), found.cut_stage,
         )  # fmt: skip
 
     def _digests(self, name: str, states: Sequence[str]) -> dict[str, str]:

@@ -53,6 +53,7 @@ class Made:
     training: Training | None = None
     exported: pack.Exported | None = None
     rejecting: Model | None = None
+    cut_stage: str = "cut, no training"
 
     @property
     def baseline(self) -> str | None:
@@ -83,7 +84,7 @@ class Made:
         if self.exported is None:
             raise ValueError(f"{self.name} is not exported yet")
         states = {
-            "cut, no training": self.cut if self.plan.budget.cuts else None,
+            self.cut_stage: self.cut if self.plan.budget.cuts else None,
             "BN re-estimated": self.recalibrated,
             "reconstructed": self.reconstructed,
             "fine-tuned": self.tuned,

@@ -51,14 +51,52 @@ def draw(
     PruningPlan
         The plan.
     """
-    if not budget.measured or recipe.steps > 1:
+    if not budget.measured:
         plan = planning.draw(ground, budget)
-        if not budget.measured and budget.limit is not None and plan.after == plan.before:
+        if budget.limit is not None and plan.after == plan.before:
             say.note(f"the head-cut network meets {budget.limit} as it is: nothing has to go")
         return plan
-    place = place_of(recipe)
     base = apply.cut(full, start)
-    return meet(full, ground, base, budget, place, cache=workplace.cache(), say=say)
+    if recipe.steps > 1:
+        share = as_share(recipe, base, ground, budget, say)
+        return planning.draw(ground, share).model_copy(update={"budget": budget})
+    return meet(full, ground, base, budget, place_of(recipe), cache=workplace.cache(), say=say)
+
+
+def as_share(recipe: Recipe, base: Model, ground: Ground, budget: Budget, say: Say) -> Budget:
+    """Turn milliseconds into a share of the head-cut network's, which is measured for that.
+
+    The layers' times are not on the scale of whole networks, nor of other precisions, so only
+    shares can be planned by them.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Says where latency counts.
+    base : Model
+        The head-cut network.
+    ground : Ground
+        What plans are drawn on.
+    budget : Budget
+        What is to be met.
+    say : Say
+        Hears of the measurement, which is kept for the search.
+
+    Returns
+    -------
+    Budget
+        A limit to the share that this is, at most the whole; the same budget, if it is a share
+        already or nothing has to be measured for it.
+    """
+    if budget.limit is None or budget.limit.share or not budget.measured:
+        return budget
+    place, cache = place_of(recipe), workplace.cache()
+    say.step(f"time the head-cut network in {place.runtime}, {place.threads} thread(s)")
+    with tempfile.TemporaryDirectory(prefix="capdeploy-search-") as folder:
+        hunt = Hunt(base, ground, budget, place, Path(folder), cache, say)
+        hunt.begin(base)
+    share = {"most": min(1.0, budget.limit.most / hunt.base), "share": True}
+    return budget.model_copy(update={"limit": budget.limit.model_copy(update=share)})
 
 
 def meet(
@@ -234,6 +272,7 @@ def smallest(hunt: Hunt) -> Point:
         return point
     fastest = min(hunt.points, key=lambda each: each.trial.measured)
     raise BudgetError(
-        f"{hunt.budget.name} cannot be met: {hunt.impossible(fastest)}; ask for less, or lower "
-        "--align and --floor"
+        f"{hunt.budget.name} cannot be met: {hunt.impossible(fastest)}; ask for less, "
+        f"{'' if hunt.budget.depth == 'prune' else 'let blocks go whole (--depth prune), '}"
+        "or lower --align and --floor"
     )

@@ -61,6 +61,7 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
     glance = recipe.model_copy(update={"reconstruct_images": few})
     ground = planned.ground or scoring.ground(recipe, teacher, images, say, head=None, full=full)
     has = ground.meter(budget.limit.quantity).whole(teacher.geometry) if budget.limit else 0.0
+    aim = search.as_share(recipe, teacher, ground, budget, say)
     for step in range(1, steps + 1):
         last, trained = step == steps, recipe.epochs > 0
         say.step(f"step {step} of {steps} of {name}")
@@ -72,7 +73,7 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
             cache, place = workplace.cache(), place_of(recipe)
             further = search.meet(model, ground, teacher, budget, place, cache=cache, say=say)
         else:
-            further = planning.draw(ground, budget.part(step, steps, has))
+            further = planning.draw(ground, aim.part(step, steps, has))
         plan = plan.then(further).model_copy(update={"budget": budget})
         if last:
             making.tell(plan, say)
@@ -80,7 +81,10 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
         cut = apply.cut(planned.full, plan) if fresh else apply.cut(model, further)
         epochs = recipe.epochs // steps + (recipe.epochs % steps if last else 0)
         asked = recipe if last or trained else glance
-        made = making.recover(Made(name, plan, cut), teacher, images, asked, epochs, say)
+        stage = Made.cut_stage if fresh or not trained else f"cut in step {step} of {steps}"
+        made = making.recover(
+            Made(name, plan, cut, cut_stage=stage), teacher, images, asked, epochs, say
+        )
         model = made.final
     return made
 
@@ -88,8 +92,10 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
 def _counted(ground: Ground, plan: PruningPlan) -> Ground:
     """Let ratios and floors count from what the groups had before any step."""
     whole = {cut.group: cut.width for cut in plan.groups}
-    # A depthwise layer of one channel is a group of its own now, with nothing to give.
-    there = [group for group in ground.groups if group.name in whole]
+    left = {cut.group: len(cut.kept) for cut in plan.groups}
+    # A depthwise layer of one channel is a group of its own now, with nothing to give; and the
+    # last group of a grouped convolution has become one of single channels.
+    there = [group for group in ground.groups if left.get(group.name) == group.width]
     names = {group.name for group in there}
     gone = sum(cut.unit * cut.width for cut in plan.groups if cut.group not in names)
     # The head is cut already.

@@ -86,7 +86,7 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     folder.mkdir(parents=True, exist_ok=True)
     keeper = keep.Folder(folder, origin, words)
     keeper.require_same()
-    (folder / RECIPE).write_text(words)
+    (folder / RECIPE).write_text(words, encoding="utf-8")
     course = Course(images.train, images.validation, balance=recipe.balance, augment=recipe.augment)
     amp = device == "cuda" and torch.cuda.is_bf16_supported() if recipe.amp is None else recipe.amp
     settings = replace(settings_of(recipe, recipe.epochs), amp=amp)
@@ -99,7 +99,7 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
         tool_version=__version__, origin=origin, training=record, test=test, device=device,
         seconds=time.monotonic() - began,
     )  # fmt: skip
-    (folder / REPORT).write_text(report.to_json())
+    (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     return report
 
 

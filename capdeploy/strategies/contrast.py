@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
+from capdeploy.errors import PlanError
 from capdeploy.strategies import Consumer, Coupled, Option, Strategy, Watch
 
 
@@ -79,7 +80,13 @@ def _reader(consumer: Consumer, damping: float, metric: str) -> _Reader:
     if metric == "answers":
         values, vectors = torch.linalg.eigh(consumer.importance)
         weight = weight @ (vectors * values.clamp(min=0).sqrt())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if int(failed) or not bool(factor.isfinite().all()):
+        raise PlanError(
+            "contrast: what a layer reads is not finite, or so alike that no filter's share can be "
+            f"told; raise --strategy-arg damping, {damping:g} now"
+        )
+    inverse = torch.cholesky_inverse(factor)
     return _Reader(inverse, weight.clone(), consumer.columns, consumer.place)
 
 

@@ -13,7 +13,8 @@ from capdeploy.strategies import Option, Seen, Strategy, Summary, Watch
 
 def _norm(seen: Seen) -> torch.Tensor:
     order = float(seen.options.get("p", 2.0))
-    size: torch.Tensor = torch.linalg.vector_norm(seen.values.flatten(2), ord=order, dim=2)
+    # In double precision: a small weight to a high power would be nothing, and all filters alike.
+    size: torch.Tensor = torch.linalg.vector_norm(seen.values.double().flatten(2), ord=order, dim=2)
     return size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from capdeploy import bundle, pipeline, workplace
 from capdeploy.bench.child import THREAD_VARIABLES
@@ -25,7 +28,7 @@ from capdeploy.stages import journal
 from capdeploy.sweep import results
 from capdeploy.sweep.grid import Cell, Grid
 from capdeploy.values.recipe import Recipe
-from capdeploy.values.report import BenchmarkReport, RunReport
+from capdeploy.values.report import BenchmarkReport, RunReport, Skipped
 from capdeploy.values.sweep import Failure, SweepReport
 from capdeploy.workers import cores
 
@@ -100,12 +103,12 @@ def _prepare(grid: Grid, folder: Path, *, resume: bool) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder: two sweeps in it would undo each other's work."""
-    import filelock
-
-    lock = filelock.FileLock(folder / ".lock")
+    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
+        # Where there are no locks, nobody can tell.
+        with contextlib.suppress(NotImplementedError):
+            lock.acquire(timeout=0)
+    except Timeout as error:
         raise UsageError(f"another sweep is at work in {folder}; wait for it") from error
     try:
         yield
@@ -126,7 +129,7 @@ def _refuse_other(cell: Cell, output: Path, digests: dict[str, str]) -> None:
             left = workplace.unfinished(output, f"{journal.JOURNAL}/{journal.BEGUN}")
             raise ConfigError(f"{left} is of another run ({error}); remove it") from error
         return
-    found = Recipe.from_plain(tomllib.loads(file.read_text()), source=str(file))
+    found = Recipe.from_plain(tomllib.loads(file.read_text(encoding="utf-8")), source=str(file))
     old, new = found.model_dump(mode="json"), cell.recipe.model_dump(mode="json")
     for key in new:
         if old[key] != new[key] and key not in journal.LATER:
@@ -227,12 +230,18 @@ def _measured(cell: Cell, folder: Path, say: Say) -> Failure | None:
 
 
 def _measure(cell: Cell, output: Path, say: Say) -> None:
-    """Measure a run that is not measured yet."""
+    """Measure a run that is not measured yet, or of which a row failed."""
     file = output / pipeline.REPORT
+    if not file.is_file():
+        raise StepFailedError(f"{output} has no {file.name}; remove it, and --resume makes it anew")
     before = RunReport.from_json(file.read_bytes(), source=str(file)).benchmark
-    if isinstance(before, BenchmarkReport) and not before.missing:
+    if isinstance(before, BenchmarkReport) and not before.missing and not _failed(before):
         return
     say.note(cell.name)
     after = pipeline.measure(cell.recipe, output, say).benchmark
     if isinstance(after, BenchmarkReport) and after.missing:
         raise KeyboardInterrupt
+
+
+def _failed(report: BenchmarkReport) -> bool:
+    return any(isinstance(row.result, Skipped) and row.result.failed for row in report.rows)

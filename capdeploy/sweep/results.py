@@ -8,7 +8,7 @@ from pathlib import Path
 
 from capdeploy import __version__, pipeline, workplace
 from capdeploy.bench.stats import percentile
-from capdeploy.errors import ConfigError
+from capdeploy.errors import CapdeployError, ConfigError
 from capdeploy.report.sweep import FILE
 from capdeploy.stages.place import Place, place_of
 from capdeploy.sweep.grid import Cell, Grid
@@ -44,10 +44,14 @@ def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
     for cell in grid.cells:
         file = runs / cell.name / pipeline.REPORT
         if file.is_file():
-            found = RunReport.from_json(file.read_bytes(), source=str(file))
-            rows += _rows(cell, found)
-            broken += [Failure(run=cell.name, point=dict(cell.point), error=error)
-                       for error in _faults(found)]  # fmt: skip
+            try:
+                found = RunReport.from_json(file.read_bytes(), source=str(file))
+                rows += _rows(cell, found)
+                faults = list(_faults(found))
+            except CapdeployError as error:  # one bad file may not cost the others' results
+                faults = [str(error)] if cell.name not in failed else []
+            broken += [Failure(run=cell.name, point=dict(cell.point), error=fault)
+                       for fault in faults]  # fmt: skip
         elif cell.name not in failed:
             missing.append(cell.name)
     return SweepReport(
@@ -148,12 +152,15 @@ def _place(recipe: Recipe) -> Place | None:
 def _kinds(
     metrics: Metrics, place: Place | None
 ) -> Iterator[tuple[str, Accuracy, int, str | None]]:
-    """List a network's precisions where latency counts: name, accuracy, bytes, too much lost."""
-    yield "fp32", metrics.accuracy[-1], metrics.artifact.size_bytes, metrics.missed or metrics.unmet
+    """List a network's precisions where latency counts: name, accuracy, bytes, what was missed."""
+    unmet = metrics.unmet  # of the network in any precision: the one that counts is not shipped
+    yield "fp32", metrics.accuracy[-1], metrics.artifact.size_bytes, metrics.missed or unmet
     for each in metrics.quantized:
         here = place is not None and each.runtime == place.runtime
-        if here and each.after is not None and each.rejected is None:
-            yield each.precision, each.after, each.size_bytes, metrics.missed_in(each)
+        if here and each.after is not None:
+            why = f"{metrics.name} in {each.precision} is rejected: {each.rejected}"
+            missed = why if each.rejected is not None else metrics.missed_in(each) or unmet
+            yield each.precision, each.after, each.size_bytes, missed
 
 
 def _timing(report: RunReport, name: str, precision: str, place: Place | None) -> Timing | None:

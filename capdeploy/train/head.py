@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import nn
 
@@ -48,7 +50,8 @@ def cut(model: Model, classes: ClassSubset) -> Model:
     if not error <= TOLERANCE:
         # Large features that cancel each other round by more: in double precision they do not.
         double = model.copy_module().double(), smaller.copy_module().double()
-        error = _change(*double, classes, model.example().double())
+        with contextlib.suppress(RuntimeError):  # a user's own may insist on single precision
+            error = _change(*double, classes, model.example().double())
     if not error <= TOLERANCE:
         raise ArchitectureError(
             f"cutting layer {model.head} changes the kept answers by {error:.2g}; "

@@ -83,7 +83,7 @@ def reconstruct(
     here, there = Walk(module, batches), Walk(intact.module, batches)
     for done, name in enumerate(wishes):
         layer, whole = module.get_submodule(name), intact.module.get_submodule(name)
-        norm = module.get_submodule(cut.trace.norm_of[name]) if name in cut.trace.norm_of else None
+        norm = _as_it_was(name, cut, module, intact, cuts)
         kept = cuts[name].kept_out if name in cuts else None
         # The head's cut is in the intact network already: it is the head-cut one.
         if name == intact.head and intact.head_cut:
@@ -97,6 +97,27 @@ def reconstruct(
         _solve(layer, norm, sums)
         say.advance(done + 1, len(wishes), f"reconstructed {name}")
     return cut.with_module(module)
+
+
+def _as_it_was(
+    name: str, cut: Model, module: nn.Module, intact: Model, cuts: Mapping[str, LayerCut]
+) -> nn.Module | None:
+    """Give the norm behind a layer, its numbers those of the intact network again.
+
+    What a layer is to answer are the intact one's outputs in front of its norm, so that norm has to
+    stand behind it. After an earlier re-solving or a training it would not.
+    """
+    behind = cut.trace.norm_of.get(name)
+    if behind is None:
+        return None
+    norm, whole = module.get_submodule(behind), intact.module.get_submodule(behind)
+    kept = next((cuts[each].kept_out for each in (behind, name) if each in cuts), None)
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        mine, theirs = getattr(norm, part, None), getattr(whole, part, None)
+        if isinstance(norm, NORMS) and mine is not None and theirs is not None:
+            with torch.no_grad():
+                mine.copy_(theirs if kept is None else theirs[list(kept)])
+    return norm
 
 
 def _wanted(

@@ -67,7 +67,7 @@ def require(model: Model, images: Samples) -> None:
             f"--reject-class needs an output that is not kept, and all {outputs} are; keep fewer "
             "--classes"
         )
-    if images.dropped(1, seed=0) is None:
+    if np.isin(images.dataset.labels("train"), images.data_classes).all():
         raise ConfigError(
             "--reject-class learns from images of dropped classes, and the data has none; leave it "
             "out, or add some"

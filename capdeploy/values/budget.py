@@ -60,7 +60,7 @@ class Limit(Noun):
         """
         if quantity in ("latency", "speedup"):
             return cls.from_plain(_time(quantity, text), source=f"{quantity} {text}")
-        found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*(%|[kMG]i?B?|B)?\s*", text)
+        found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*(%|[kKMG]i?B?|B)?\s*", text)
         if found is None:
             raise ValueError(f"'{text}' is not a limit; expected 50%, 150M, 2.5MiB or the like")
         unit = found[2] or ""
@@ -214,11 +214,16 @@ class Budget(Noun):
         return self.model_copy(update={"limit": part, "tolerance": tolerance})
 
     @property
+    def limits(self) -> tuple[Limit, ...]:
+        """All that have to hold; none for a ratio."""
+        return (self.limit, *self.also) if self.limit is not None else ()
+
+    @property
     def name(self) -> str:
         """What a bundle made for it is called: ``ratio-0.75``, ``macs-50pct-and-size-2M``."""
         if self.limit is None:
             return f"ratio-{self.ratio:g}"
-        return "-and-".join(limit.name for limit in (self.limit, *self.also))
+        return "-and-".join(limit.name for limit in self.limits)
 
     @property
     def measured(self) -> bool:
@@ -242,6 +247,6 @@ class Budget(Noun):
         return self.ratio != 0
 
     def __str__(self) -> str:
-        limits = " and ".join(map(str, (self.limit, *self.also)))
+        limits = " and ".join(map(str, self.limits))
         wish = f"ratio {self.ratio:g}" if self.limit is None else limits
         return f"{wish}, {self.allocation}"

@@ -34,6 +34,7 @@ class Finished(Noun):
     name: str
     plan: PruningPlan
     states: tuple[str, ...] = Field(description="what is kept of it, one file of weights each")
+    cut_stage: str = Field(default="cut, no training", description="what its cut state is called")
     digests: dict[str, str] = Field(description="SHA-256 of its graph and of each state's weights")
     training: Training | None = None
     artifact: Artifact

@@ -80,6 +80,12 @@ class Metrics(Noun):
     trust: Trust | None = Field(default=None, description="None if the head is whole")
 
     @property
+    def start(self) -> Accuracy:
+        """What it is compared with: the head cut, or where that is whole, the full head."""
+        stages = {entry.stage: entry for entry in self.accuracy}
+        return stages.get("head cut") or stages.get("full head") or self.accuracy[0]
+
+    @property
     def missed(self) -> str | None:
         """What is lost, in a line, if that is more than may be."""
         lost, most = self.lost, self.max_accuracy_drop
@@ -162,6 +168,9 @@ class Skipped(Noun):
         default="row", description="machine: true of every bundle on this machine"
     )
     failed: bool = Field(default=False, description="it should have run, and broke")
+    error: str | None = Field(
+        default=None, description="the kind of error that it broke with; None: its process died"
+    )
 
 
 class SpeedUp(Noun):

@@ -1,15 +1,17 @@
 """Measuring: a fake runtime and a fake clock give exact answers; real runtimes give real ones."""
 
 import json
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from capdeploy import bundle, profiles, recipes
-from capdeploy.bench import budgets, environment, matrix, measure, stats, worker
+from capdeploy.bench import budgets, environment, matrix, measure, sides, stats, worker
 from capdeploy.bench.clock import FakeClock, WallClock
 from capdeploy.errors import (
+    ArchitectureError,
     BudgetError,
     ConfigError,
     MissingDeviceError,
@@ -311,3 +313,61 @@ def test_offline_takes_large_batches_unless_a_batch_is_given(run):
         recipes.with_runtime(profile, {"batch": 1})
     usual = profiles.load("this-host")
     assert {settings.batch for _, settings in matrix._rows(opened, usual)} == {1}
+
+
+def test_a_row_that_breaks_costs_no_other_and_keeps_its_exit_code(run, tmp_path):
+    """A bundle of somebody's own class, measured where that class cannot be imported."""
+    shutil.copytree(run.folder, tmp_path / "run")
+    folder = tmp_path / "run" / "ratio-0.5"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["checkpoint"]["architecture"]["source"] == "factory"
+    manifest["checkpoint"]["architecture"]["name"] = "nowhere.nets:Chain"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    given = {"runtimes": ["pytorch", "onnxruntime"], "devices": ["cpu"]}
+    report = matrix.run(
+        [bundle.read(folder)], recipes.with_runtime(profiles.load("this-host"), given),
+        seconds=0.1, say=Quiet(), trust_factory=True,
+    )  # fmt: skip
+    broken, whole = report.rows
+    assert (broken.result.failed, broken.result.error) == (True, "ArchitectureError")
+    assert isinstance(whole.result, Measured)
+    with pytest.raises(ArchitectureError, match=r"ratio-0\.5 in pytorch on cpu: .*nowhere"):
+        budgets.require(report)
+
+
+def test_a_slow_network_has_the_time_that_it_needs(run):
+    opened = bundle.read(run.bundle)
+    large = opened.manifest.cost.model_copy(update={"macs": 4_100_000_000})
+    slow = replace(opened, manifest=opened.manifest.model_copy(update={"cost": large}))
+    images = len(bundle.CheckImages.load(run.bundle).images)
+    both = matrix._limit(slow, slow)
+    assert both == pytest.approx(300 + 2 * images * 4.1 / 0.5)
+    assert 300 < matrix._limit(opened, None) < 310
+
+
+def test_warming_a_slow_network_ends_after_half_a_minute():
+    restless = [4_000_000_000, 1, 6_000_000_000, 1] * 200
+    assert len(measure.warm(FakeSession(), BATCHES, FakeClock(restless))) == measure.WARMUP_RUNS
+
+
+def test_the_peak_is_read_before_inputs_that_are_not_the_network_s(run, monkeypatch):
+    made = []
+    batches, peak = sides.batches, worker.peak_rss_mib
+
+    def counted(artefact, size, images=sides.IMAGES):
+        made.append(images)
+        return batches(artefact, size, images)
+
+    def read():
+        assert made == [1]
+        return peak()
+
+    monkeypatch.setattr(sides, "batches", counted)
+    monkeypatch.setattr(worker, "peak_rss_mib", read)
+    opened = bundle.read(run.bundle)
+    wanted = SETTINGS.model_copy(update={"runtime": "onnxruntime"})
+    found = worker.row(
+        opened, None, wanted, runtime=RUNTIMES.load("onnxruntime"), seconds=0.1, clock=WallClock()
+    )
+    assert found.peak_rss_mib > 20
+    assert made == [1, sides.IMAGES]

@@ -370,3 +370,29 @@ def test_accuracies_of_other_images_are_an_open_question(pair):
     assert (other.outcome, "different images" in other.finding) == ("changed", True)
     lost = found(base, resealed(head, accuracy=None), "accuracy")
     assert lost.outcome == "regressed"
+
+
+def test_where_a_device_ships_fewer_bits_their_bytes_and_accuracy_count(pair):
+    base, head = pair
+    stem = json.loads((head / bundle.MANIFEST).read_text())["accuracy"]
+    int8 = {
+        "precision": "int8", "runtime": "onnxruntime", "files": ["model.int8.onnx"],
+        "size_bytes": 100_000, "before": stem, "after": stem,
+    }  # fmt: skip
+    first = stem["classes"][0]
+    fewer = {**stem, "classes": [{**first, "correct": first["correct"] - 9}, *stem["classes"][1:]]}
+    worse = {**int8, "size_bytes": 200_000, "after": fewer}
+    ships = profile("onnxruntime", "openvino")
+    ships = ships.model_copy(
+        update={"runtime": ships.runtime.model_copy(update={"precision": "int8"})}
+    )
+    before = resealed(head, quantized=[int8])
+    assert not facts.shipped(base, before, ships)  # the row of its latency says what is lacking
+    assert {fact.outcome for fact in facts.shipped(before, before, ships)} == {"same"}
+    after = resealed(head, quantized=[worse])
+    size, score = facts.shipped(before, after, ships)
+    assert (size.name, size.outcome) == ("bytes in int8 for onnxruntime", "regressed")
+    assert (score.name, score.outcome) == ("accuracy in int8 for onnxruntime", "regressed")
+    assert "points lower" in score.finding
+    assert not facts.shipped(before, after, profile("onnxruntime"))
+    assert facts.of(before, after, ships)[-1] == score

@@ -93,3 +93,18 @@ def test_a_missing_library_is_a_missing_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"pyarrow .* pip install 'capdeploy\[hf\]'"):
         open_dataset(f"hf:{tmp_path}")
+
+
+def test_test_images_without_labels_are_no_test_split(tmp_path):
+    """Competitions hand them out so: what counts is the validation part then."""
+    draw(tmp_path / "train", "cat", "dog")
+    draw(tmp_path / "val", "cat", "dog", count=1)
+    draw(tmp_path, "test", count=3)
+    data = open_dataset(f"folder:{tmp_path}")
+    assert (data.names, data.splits) == (("cat", "dog"), ("train", "val"))
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    draw(tmp_path, "bus", "train", "tram", count=10)
+    data = open_dataset(f"folder:{tmp_path}", split="80/20")
+    assert data.names == ("bus", "train", "tram")

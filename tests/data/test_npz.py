@@ -174,3 +174,7 @@ def test_a_damaged_file(tmp_path, save):
         file.write_bytes(broken)
         with pytest.raises(DataError, match=r"small\.npz is not an \.npz file of plain arrays"):
             open_dataset(f"npz:{file}")
+
+
+def test_a_number_of_classes_is_no_list_of_names(tmp_path):
+    assert open_dataset(saved(tmp_path, **halves(classes=np.array(3)))).names == ("0", "1", "2")

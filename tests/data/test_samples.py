@@ -121,3 +121,35 @@ def test_a_class_without_images(root):
 def test_the_test_split_is_val_if_there_is_no_other(root):
     (root / "test").rename(root / "val")
     assert opened(root).open_test().split == "val"
+
+
+def test_memory_for_decoded_images_is_one_budget_for_all_splits(root):
+    size = 8 * 8 * 3
+    whole = opened(root, kept=(2, 0), cache_mib=1)
+    parts = (whole.train, whole.open_test(), whole.dropped(4, seed=0))
+    # Both parts of the training split share theirs.
+    assert [len(part.cache) for part in parts] == [24, 8, 24]
+    few = opened(root, kept=(2, 0), cache_mib=23 * size / (1 << 20))
+    test, others = few.open_test(), few.dropped(4, seed=0)
+    assert (len(test.cache), len(others.cache)) == (3, 20)
+    assert np.array_equal(colours(test), colours(whole.open_test()))
+
+
+def test_what_was_decoded_is_not_decoded_again(root, monkeypatch):
+    samples, read = opened(root), []
+    monkeypatch.setattr(
+        type(samples.dataset), "read",
+        lambda self, split, row: read.append(row) or np.zeros((8, 8, 3), np.uint8),
+    )  # fmt: skip
+    few, more = samples.dropped(4, seed=0), samples.dropped(6, seed=0)
+    assert more.rows[:4].tolist() == few.rows.tolist()
+    assert len(read) == 6
+    samples.dropped(6, seed=0)
+    assert len(read) == 6
+
+
+def test_a_bad_image_of_a_dropped_class_costs_no_run(root):
+    samples = opened(root)
+    (root / "train" / "b" / "3.png").write_bytes(b"no image")
+    others = samples.dropped(10, seed=0)
+    assert (len(others), samples.bad) == (9, [])

@@ -343,6 +343,7 @@ def test_names_of_budgets():
     assert limit("50%").name == "macs-50pct"
     assert limit("2.5MiB", "size").name == "size-2.621M"
     assert limit("150k", "parameters").name == "parameters-150k"
+    assert limit("900KiB", "size").limit.most == limit("900kiB", "size").limit.most == 900 * 1024
     with pytest.raises(ValidationError, match="either a ratio or a limit"):
         Budget()
 
@@ -403,3 +404,53 @@ def test_a_held_group_stays_held_where_that_alone_meets_the_limit(resnet, passes
     keep, left = allocate.meet(ground.geometry, held, [cap], even=False, passes=passes)
     assert keep == {room.group.name: 8 if room is widest else room.group.width for room in rooms}
     assert left[0] < 0.98 * cap.most
+
+
+@pytest.mark.parametrize("quantity", ["macs", "parameters", "size"])
+def test_a_limit_is_kept_where_channels_of_a_group_cost_unlike(quantity):
+    """The cheap half has the smaller scores and goes first; on average it looked dearer."""
+    torch.manual_seed(0)
+    model = wrap(nets.Uneven(), "tests.nets:Uneven")
+    names = head.cut(model, SUBSET).trace.filters
+    rising = {name: tuple(range(1, 33)) for name in ("stem", "last")}
+    scores = FilterScores(
+        strategy="test", images=0, seed=0,
+        layers=tuple(
+            LayerScores(layer=name, values=tuple(map(float, rising.get(name, range(1, 17)))))
+            for name in names if name != "head"
+        ),
+    )  # fmt: skip
+    ground = ground_of(model, scores)
+    narrow = head.cut(model, SUBSET)
+    met = 0
+    for share in ("85%", "75%", "65%"):
+        budget = Budget(
+            limit=Limit.parse(quantity, share), allocation="uniform", align=1, tolerance=0.05
+        )
+        plan = planning.draw(ground, budget)
+        assert plan.budget == budget
+        whole = ground.meter(quantity).whole(narrow.geometry)
+        size = ledger.size_of(plan.after, len(narrow.geometry.layers))
+        left = size if quantity == "size" else getattr(plan.after, quantity)
+        assert left <= budget.limit.most * whole
+        met += left >= 0.9 * budget.limit.most * whole
+    assert met == 3
+
+
+@pytest.mark.parametrize("pattern", ["layer9", "stage*", "conv1 "])
+def test_a_pattern_that_protects_nothing_is_refused(resnet, pattern):
+    _, ground = resnet
+    with pytest.raises(
+        ConfigError, match=r"--protect .* is the name of no layer; .*pattern such as"
+    ):
+        planning.draw(ground, Budget(ratio=0.5, protect=(pattern,)))
+    assert planning.draw(ground, Budget(ratio=0.5, protect=("layer4*",))).after.macs
+
+
+def test_whole_shortcuts_keep_their_blocks(resnet):
+    _, ground = resnet
+    for residual, removed in (("keep", False), ("prune", True)):
+        plan = planning.draw(
+            ground, limit("12%", allocation="global", residual=residual, depth="prune", tolerance=1)
+        )
+        assert bool(plan.removed) is removed

@@ -153,3 +153,15 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert "UsageError" in done.stderr.splitlines()[-1], done.stderr
     assert file.read_text() == "three"
     assert {path.name for path in tmp_path.iterdir()} == {"mine.toml", "link.toml"}
+
+
+def test_a_profile_inherits_from_a_file_beside_it(tmp_path, monkeypatch):
+    """Wherever the command is given: the file says it, not the user."""
+    (tmp_path / "boards").mkdir()
+    base, mine = tmp_path / "boards" / "base.toml", tmp_path / "boards" / "mine.toml"
+    base.write_text('schema = 1\nid = "base"\n[device]\narch = "any"\n[runtime]\nthreads = 3\n')
+    mine.write_text('schema = 1\nid = "mine"\ninherits = "base.toml"\n')
+    monkeypatch.chdir(tmp_path)
+    assert profiles.load("boards/mine.toml").runtime.threads == 3
+    mine.write_text(f'schema = 1\nid = "mine"\ninherits = "{base}"\n')
+    assert profiles.load("boards/mine.toml").runtime.threads == 3

@@ -1,16 +1,21 @@
 """What is said before the work begins: networks that do not know the images, uneven classes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from capdeploy import stages
 from capdeploy.cli import main
-from capdeploy.errors import ArchitectureError
+from capdeploy.errors import ArchitectureError, ClassesError, UntrustedError
 from capdeploy.progress import Quiet
-from capdeploy.stages.inputs import _brought
+from capdeploy.stages.inputs import _brought, _tell_unknown
 from capdeploy.train import finetune
 from capdeploy.train.course import Course
+from capdeploy.values.training import ORIGIN, Origin
+from capdeploy.weights import Reading, read_state
 from tests import nets
 from tests.conftest import recipe, wrap
 
@@ -30,8 +35,7 @@ class Listening(Quiet):
 
 def opened(trained, **changes):
     say = Listening()
-    inputs = stages.open_inputs(recipe(trained, **changes), say)
-    return inputs, say
+    return stages.open_inputs(recipe(trained, **changes), say), say
 
 
 def test_a_network_that_knows_the_images_is_not_doubted(trained):
@@ -121,3 +125,27 @@ def test_a_gpu_that_is_not_there_is_said_before_the_work_begins(trained, tmp_pat
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert "no such device: torch sees no CUDA GPU here; use --device cpu" in line
     assert not out.exists()
+
+
+def test_classes_that_the_checkpoint_does_not_know_are_said():
+    say = Listening()
+    _tell_unknown(("cat", "dog", "Ship"), {"cat": 0, "dog": 1}, 3, say)
+    assert say.notes == ["left out, as the checkpoint knows no such class: Ship"]
+    _tell_unknown(("cat", "dog", "Ship"), {"cat": 0, "dog": 1}, 2, say)  # no surprise
+    _tell_unknown(("cat", "dog"), {"cat": 0, "dog": 1}, 3, say)
+    assert len(say.notes) == 1
+    with pytest.raises(ClassesError, match=r"none of the data's classes \(a, b\) is one that"):
+        _tell_unknown(("a", "b"), {}, 2, say)
+
+
+def test_a_file_that_says_what_it_is_is_inspected_as_that(trained, tmp_path):
+    """Many networks have the same names and shapes; a factory's has none that we know."""
+    state = read_state(Path(recipe(trained).checkpoint))
+    known = stages.open_inputs(recipe(trained), Quiet()).full.checkpoint
+    origin = Origin(architecture=known.architecture, input=known.input, labels=tuple("0123456789"))
+    file = tmp_path / "best.safetensors"
+    save_file(state, file, metadata={ORIGIN: origin.model_dump_json()})
+    found = stages.inspect(file, None, None, Reading(trust=True))
+    assert (found.checkpoint.architecture, found.recognised) == (known.architecture, False)
+    with pytest.raises(UntrustedError, match="--trust-checkpoint"):
+        stages.inspect(file, None, None, Reading())

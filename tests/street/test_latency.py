@@ -295,7 +295,40 @@ def test_milliseconds_are_those_of_the_calmest_machine_that_was_seen(wide, tmp_p
         assert 0.97 * done.budget <= done.result.measured <= done.budget
 
 
-@pytest.mark.parametrize("asked", ["100%", "400ms"])
+@pytest.mark.parametrize(
+    ("asked", "share"), [("4ms", 0.4), ("12ms", 1.0), ("50%", 0.5), ("p90=2.5ms", 0.25)]
+)
+def test_milliseconds_are_planned_as_shares_of_the_measured_network(
+    wide, trained, tmp_path, monkeypatch, asked, share
+):
+    """The layers' times are not on the scale of whole networks, nor of fewer bits."""
+    model, drawn_on = wide
+    monkeypatch.setattr(search, "Hunt", Simulated)
+    monkeypatch.setattr(Simulated, "formula", lambda hunt, left: left, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    budget = of_latency(asked, allocation="latency", align=1)
+    wanted = recipe(trained, ratio=(), max_latency=(asked,), steps=2)
+    found = search.as_share(wanted, model, drawn_on, budget, Quiet())
+    assert (found.limit.share, found.limit.most) == (True, pytest.approx(share))
+    assert found.limit.percentile == budget.limit.percentile
+    start = planning.draw(drawn_on, budget.model_copy(update={"limit": None, "ratio": 0.0}))
+    plan = search.draw(wanted, model, drawn_on, start, budget, Quiet())
+    assert plan.budget == budget
+    meter = drawn_on.meter("latency")
+    kept = {cut.layer: cut for cut in plan.layers}
+    left = sum(
+        meter.layer(
+            each,
+            len(kept[each.layer].kept_out or range(each.out_channels)),
+            len(kept[each.layer].kept_in or range(each.in_channels)),
+        )
+        for each in drawn_on.geometry.layers if each.layer in kept
+    )  # fmt: skip
+    assert left <= share * meter.whole(drawn_on.geometry)
+    assert left >= 0.9 * share * meter.whole(drawn_on.geometry) or share == 1
+
+
+@pytest.mark.parametrize("asked", ["100%", "400ms", "p90=400ms"])
 def test_the_same_graph_takes_the_same_time_and_is_no_earlier_run(wide, tmp_path, asked):
     model, drawn_on = wide
     budget = of_latency(asked, allocation="latency", align=1)
@@ -305,6 +338,7 @@ def test_the_same_graph_takes_the_same_time_and_is_no_earlier_run(wide, tmp_path
     )
     assert plan.search.result.measured == plan.search.base <= plan.search.budget
     assert not plan.search.result.cached
+    assert plan.search.percentile == budget.limit.percentile
 
 
 class Disliking(Simulated):

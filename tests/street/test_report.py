@@ -1,18 +1,28 @@
 """The report of a run: complete, self-contained, and safe with whatever data is called."""
 
 import re
+import shlex
 from html.parser import HTMLParser
 
 import pytest
 
 from capdeploy.bench import environment
 from capdeploy.errors import MissingExtraError, UsageError
-from capdeploy.report import figures, html, page, sweep
+from capdeploy.report import figures, html, page, precision, sections, sweep, tables
 from capdeploy.sweep import results
 from capdeploy.values.accuracy import Accuracy, ClassAccuracy
+from capdeploy.values.artifact import Quantized
 from capdeploy.values.cost import Cost
 from capdeploy.values.latency import Search, Trial
-from capdeploy.values.report import BenchmarkReport, Row, RunReport, Settings, Skipped
+from capdeploy.values.report import (
+    BenchmarkReport,
+    Measured,
+    Row,
+    RunReport,
+    Settings,
+    Skipped,
+    SpeedUp,
+)
 from capdeploy.values.sweep import Axis, Failure, SweepReport, SweepRow, Timing
 from tests.commands import capdeploy
 
@@ -219,6 +229,104 @@ def test_a_sweep_has_a_page_of_its_own(swept, tmp_path):
 def test_the_front_of_a_run_is_drawn():
     spots = [figures.Spot(str(at), at + 1.0, 0.5 + at / 10, 0.4, 0.99) for at in range(4)]
     assert "Pareto front" in figures.spots(spots, [])
+
+
+def test_no_two_series_look_alike_without_colour():
+    for look in (figures._line, figures._point):
+        looks = [{**look(place), "color": None} for place in range(13)]
+        assert all(one not in looks[:place] for place, one in enumerate(looks))
+
+
+def test_where_the_head_is_whole_it_is_what_networks_are_compared_with(run):
+    """Answers within the classes alone are right more often: no cut is to blame for that."""
+    found = run.report.models[1]
+    whole, masked, cut, *rest = found.accuracy
+    assert (whole.stage, masked.stage, cut.stage) == ("full head", "full head, masked", "head cut")
+    assert found.start == cut
+    kept = found.model_copy(update={"accuracy": (masked, whole, *rest)})
+    assert kept.start == whole
+    assert tables.per_class(kept).columns[1] == "full head [95 %]"
+    first = run.report.models[0].model_copy(update={"accuracy": (masked, whole)})
+    report = run.report.model_copy(update={"models": (first, kept)})
+    assert ("full head", f"{whole.top1:.1%}") in page.page(report, {}, "OUT", plots=False).facts
+
+
+def test_the_plot_is_of_the_runtime_that_a_search_was_made_for(run, measured):
+    report, plans = measured
+    search = plans["ratio-0.5"].search
+    result = Measured(
+        effective={}, load_ms=1, first_ms=1, warmup_ms=(), latency_ms=(1.5,), peak_rss_mib=1,
+        size_bytes=1,
+    )  # fmt: skip
+    rows = tuple(
+        Row(settings=Settings(bundle=name, runtime=runtime, device="cpu", threads=1), result=result)
+        for runtime in ("onnxruntime", "openvino") for name in ("baseline", "ratio-0.5")
+    )  # fmt: skip
+    benchmark = BenchmarkReport(
+        environment=environment.read(), profile="this-host", emulated=False, includes="all",
+        rows=rows,
+    )  # fmt: skip
+    first, slim = report.models
+    for runtime in ("onnxruntime", "openvino"):
+        asked = slim.model_copy(
+            update={"search": search.model_copy(update={"runtime": runtime, "budget": 0.7})}
+        )
+        made = report.model_copy(update={"models": (first, asked), "benchmark": benchmark})
+        [figure] = sections.spots(made, plots=True)
+        assert f"latency in {runtime} on the CPU" in figure.caption
+        assert ">budget<" in figure.svg
+
+
+def test_half_precision_is_shown_beside_the_gpu_s_own_times(run):
+    """Nothing runs it on a CPU, so its line had neither a time nor a word on being slower."""
+    slim = run.report.models[1]
+    each = Quantized(
+        precision="fp16", runtime="onnxruntime", files=("model.fp16.onnx",), size_bytes=5,
+        before=slim.accuracy[-1], after=slim.accuracy[-1],
+    )  # fmt: skip
+
+    def row(device, precision, ms, faster):
+        result = Measured(
+            effective={}, load_ms=1, first_ms=1, warmup_ms=(), latency_ms=(ms,), peak_rss_mib=1,
+            size_bytes=1,
+            speed_up=SpeedUp(ratio=faster, low=faster, high=faster, rounds=1, baseline_ms=(1.0,),
+                             bundle_ms=(1.0,)),
+        )  # fmt: skip
+        at = Settings(bundle=slim.name, runtime="onnxruntime", device=device, threads=1,
+                      precision=precision)  # fmt: skip
+        return Row(settings=at, result=result)
+
+    rows = (row("cpu", "fp32", 4.0, 2.0), row("cuda", "fp32", 1.0, 1.2),
+            row("cuda", "fp16", 1.6, 0.9))  # fmt: skip
+    report = run.report.model_copy(
+        update={
+            "models": (slim.model_copy(update={"quantized": (each,)}),),
+            "benchmark": BenchmarkReport(
+                environment=environment.read(), profile="this-host", emulated=False,
+                includes="all", rows=rows,
+            ),
+        }
+    )  # fmt: skip
+    whole, half = precision.precisions(report).rows
+    assert whole[6] == "4"
+    assert half[6:] == ("1.6 (cuda)", "0.75x", "kept; slower than fp32 here")
+
+
+def test_what_every_network_says_to_dropped_classes_is_shown(run):
+    [section] = sections.trust(run.report)
+    table = section.tables[-1]
+    assert table.columns == ("class", "baseline", "ratio-0.5")
+    for place, metrics in enumerate(run.report.models, start=1):
+        counts = [int(row[place]) for row in table.rows]
+        assert sum(counts) == metrics.trust.rejection.dropped_images > 0
+
+
+def test_the_command_to_repeat_it_can_be_pasted(run, swept):
+    made = page.page(run.report, {}, "my runs/o'clock", plots=False)
+    words = shlex.split(made.command)
+    assert words[:4] == ["capdeploy", "compress", "-c", "my runs/o'clock/recipe.toml"]
+    words = shlex.split(sweep.page(swept, "my runs", plots=False).command)
+    assert words[2] == "my runs/sweep-recipe.toml"
 
 
 def test_no_run_and_no_library_are_one_line(tmp_path, monkeypatch):

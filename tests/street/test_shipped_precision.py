@@ -62,8 +62,12 @@ def test_a_latency_in_bits_that_are_not_shipped_is_not_met(run, why):
     with pytest.raises(BudgetError, match="raise --max-drop"):
         report.model_copy(update={"models": (report.models[0], found)}).require_accuracy()
     # In a sweep, what is left in single precision is on no front.
-    (_, _, _, missed), *_ = results._kinds(found, Place("onnxruntime", "cpu", 1, "int8"))
+    (_, _, _, missed), *rest = results._kinds(found, Place("onnxruntime", "cpu", 1, "int8"))
     assert missed == found.unmet
+    # What is rejected is named there, and no candidate.
+    assert [missed for _, _, _, missed in rest] == (
+        [f"latency-50ms in int8 is rejected: {why}"] if why else []
+    )
 
 
 def test_a_latency_in_bits_says_nothing_of_a_graph_with_layers_in_fp32(run):
@@ -71,6 +75,10 @@ def test_a_latency_in_bits_says_nothing_of_a_graph_with_layers_in_fp32(run):
     made = report.models[1].quantized[0].model_copy(update={"in_fp32": ("a", "b")})
     found = report.models[1].model_copy(update={"quantized": (made,)})
     assert "and 2 layers of the shipped graph are in fp32" in found.unmet
+    kinds = list(results._kinds(found, Place("onnxruntime", "cpu", 1, "int8")))
+    assert [(bits, missed) for bits, _, _, missed in kinds] == [
+        ("fp32", found.unmet), ("int8", found.unmet)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,7 @@ def test_steps_end_where_one_step_would(trained, tmp_path, budget):
     ("network", "changes"),
     [
         ("Narrow", {"ratio": (0.9,), "steps": 3, "align": 1}),  # a layer becomes one channel wide
+        ("Grouped", {"ratio": (0.75,), "steps": 2}),  # one group is left of its convolution
         ("PreActivation", {
             "ratio": (), "max_macs": ("40%",), "allocation": "global", "depth": "prune",
             "align": 16, "protect": ("stem",), "tolerance": 1.0, "epochs": 1,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from capdeploy.errors import ConfigError, OutputExistsError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import sweep as tables
 from capdeploy.sweep import drive, grid, results
-from capdeploy.values.report import BenchmarkReport, Measured, Row, RunReport, Settings
+from capdeploy.values.report import BenchmarkReport, Measured, Row, RunReport, Settings, Skipped
 from capdeploy.values.sweep import SweepReport, dominated
 from capdeploy.workers import cores
 from tests.commands import ROOT, capdeploy
@@ -144,6 +145,18 @@ def test_what_may_be_lost_is_asked_of_the_sweep(run, trained):
         cell = grid.Cell("x", {}, recipe(trained, max_accuracy_drop=most))
         rows = list(results._rows(cell, report))
         assert [row.missed is not None for row in rows] == [False, missed]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.toml")), ids=str)
+def test_every_recipe_of_a_sweep_that_is_shipped_can_be_read(path):
+    plain = tomllib.loads(path.read_text())
+    if "sweep" not in plain:
+        return
+    names = plain["sweep"].get("network", {"": {}})
+    given = [] if any("checkpoint" in each for each in names.values()) else ["checkpoint=x.pth"]
+    found = grid.read(path, {}, [*given, f"data={plain.get('data', 'folder:DATA')}"])
+    assert len(found.cells) >= 10
+    assert all(cell.recipe.budgets() for cell in found.cells)
 
 
 def test_a_key_may_be_left_to_its_default(sweep):
@@ -272,6 +285,60 @@ def test_a_checkpoint_that_was_trained_anew_is_not_mixed_with_the_old(swept, tmp
             drive.run(grid.read(file, {}, [f"checkpoint={new}"]), output, Quiet(), resume=True)
     finally:
         (made / "recipe.toml").write_text(written_there)
+
+
+@pytest.fixture
+def copied(swept, tmp_path):
+    """The finished sweep, to be damaged."""
+    file, output, _ = swept
+    shutil.copytree(output, tmp_path / "out")
+    return grid.read(file, {}, []), tmp_path / "out"
+
+
+def test_a_row_that_failed_is_measured_again(copied):
+    found, output = copied
+    file = output / "runs" / "similar" / "report.json"
+    report = RunReport.from_json(file.read_text())
+    row, *others = report.benchmark.rows
+    row = row.model_copy(update={"result": Skipped(reason="it took too long", failed=True)})
+    benchmark = report.benchmark.model_copy(update={"rows": (row, *others)})
+    file.write_text(report.model_copy(update={"benchmark": benchmark}).to_json())
+    before = (output / "runs" / "distinct" / "report.json").read_bytes()
+    again = drive.run(found, output, Quiet(), resume=True, jobs=2)
+    assert [failure.run for failure in again.failures] == ["wrong"]
+    measured = RunReport.from_json(file.read_text()).benchmark.rows
+    assert all(isinstance(row.result, Measured) for row in measured)
+    assert (output / "runs" / "distinct" / "report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda file: file.unlink(), "has no report.json; remove it, and --resume makes it anew"),
+        (lambda file: file.write_text("{"), "similar/report.json"),
+    ],
+)
+def test_a_damaged_run_does_not_cost_the_others(copied, damage, words):
+    found, output = copied
+    damage(output / "runs" / "similar" / "report.json")
+    report = drive.run(found, output, Quiet(), resume=True)
+    assert [failure.run for failure in report.failures] == ["wrong", "similar"]
+    assert words in report.failures[1].error
+    assert [row.run for row in report.rows] == ["distinct"] * 2
+    lines = (output / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == ["distinct"] * 2
+
+
+def test_runs_side_by_side_are_the_runs_one_after_the_other(trained, tmp_path):
+    """The Pareto front is drawn of what is measured afterwards, one network at a time."""
+    file = written(tmp_path / "sweep.toml", trained, THREE, bench=False)
+    found = grid.read(file, {}, [])
+    one, two = (drive.run(found, tmp_path / str(jobs), Quiet(), jobs=jobs) for jobs in (1, 2))
+    assert [row.run for row in one.rows] == [row.run for row in two.rows]
+    assert [failure.run for failure in two.failures] == ["wrong"]
+    assert sorted(path.name for path in (tmp_path / "2" / "runs").iterdir()) == [
+        "distinct", "similar"
+    ]  # fmt: skip
 
 
 def test_two_sweeps_do_not_share_a_folder(swept):

@@ -1,5 +1,6 @@
 """Trackers: real ones, offline, and what happens when one fails."""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -122,6 +123,18 @@ def test_a_tracker_that_cannot_begin_does_not_stop_the_run(trained, tmp_path):
     with tracked(wanted, "run", say) as listener:
         listener.measured({"loss": 1.0}, 1)
     assert any("tensorboard does not track this run" in line for line in say.heard)
+
+
+def test_a_broken_library_of_a_tracker_does_not_stop_the_run(trained, tmp_path, monkeypatch):
+    (tmp_path / "mlflow.py").write_text("raise RuntimeError('built for another processor')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlflow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "capdeploy.trackers.mlflow", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    say = Listening()
+    with tracked(recipe(trained, track=("mlflow",), track_folder=str(tmp_path)), "run", say):
+        pass
+    assert say.heard == ["mlflow does not track this run: built for another processor"]
 
 
 def test_a_run_that_fails_is_closed_as_failed(trained, tmp_path):

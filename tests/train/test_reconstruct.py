@@ -77,6 +77,29 @@ def test_reconstruction_brings_the_answers_closer(residual, digits):
     assert closer(mended, broken, wanted, 0.3)
 
 
+def test_solving_again_or_after_a_training_begins_from_the_intact_norms(residual, digits):
+    """Each norm took a layer's mean off once more, and the next layer had to make up for it."""
+    narrow, plan = draw(residual, 0.5, align=4)
+    cut = apply.cut(residual, plan)
+    few = [digits.train.take(200, seed=0)]
+    once = reconstruct(narrow, cut, plan, few, batch_size=32, say=Quiet())
+    twice = reconstruct(narrow, once, plan, few, batch_size=32, say=Quiet())
+    trained = once.copy_module()
+    with torch.no_grad():
+        for name in once.trace.norms:
+            norm = trained.get_submodule(name)
+            norm.weight.mul_(2.0)
+            norm.running_var.mul_(3.0)
+            norm.running_mean.add_(1.0)
+    after = reconstruct(narrow, once.with_module(trained), plan, few, batch_size=32, say=Quiet())
+    images, _ = next(digits.validation.batches(16))
+    wanted, broken, first, second, third = answers(images, narrow, cut, once, twice, after)
+    assert closer(first, broken, wanted, 0.3)
+    # A second time the ridge draws to better weights.
+    assert closer(second, first, wanted, 1.05)
+    assert closer(third, first, wanted, 1.05)
+
+
 def test_every_layer_learns_from_every_image(residual, digits):
     narrow, plan = draw(residual, 0.5, align=4)
     cut = apply.cut(residual, plan)
