@@ -87,7 +87,7 @@ import importlib.abc, sys
 allowed = set(sys.argv[1].split(",")) | set(sys.stdlib_module_names) | {"capdeploy"}
 class Bare(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in allowed:
+        if name.partition(".")[0] not in allowed and not name.startswith("_sysconfigdata"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Bare())
 from capdeploy import workplace

@@ -107,9 +107,8 @@ def row(
         size_bytes=bundle.size_bytes,
         accuracy=accuracy,
         parity=parity,
-        speed_up=versus,
-        baseline_accuracy=before,
-    )
+        speed_up=versus, baseline_accuracy=before,
+    )  # fmt: skip
     session.close()
     return result
 

@@ -200,13 +200,15 @@ def _one(cell: Cell, folder: Path, threads: int, children: set[subprocess.Popen[
     )
     variables = {name: str(threads) for name in THREAD_VARIABLES}
     words = [str(recipe), str(folder / RUNS / cell.name), str(threads)]
-    with log.open("a", encoding="utf-8") as stream:
-        # -P: the folder that the user stands in may not shadow a module.
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "capdeploy.sweep.child", *words],
-            env={**os.environ, **variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=stream, text=True, errors="replace",
-        )  # fmt: skip
+    # -P: the folder that the user stands in may not shadow a module.
+    command = [sys.executable, "-P", "-m", "capdeploy.sweep.child", *words]
+    with (
+        log.open("a", encoding="utf-8") as stream,
+        subprocess.Popen(
+            command, env={**os.environ, **variables}, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=stream, text=True, errors="replace",
+        ) as child,
+    ):  # fmt: skip
         children.add(child)
         said = child.stdout.read() if child.stdout is not None else ""
         code = child.wait()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from capdeploy import rebuild
 from capdeploy.errors import ArchitectureError, ConfigError, PlanError
-from capdeploy.prune import apply, blocks, groups
+from capdeploy.prune import apply, blocks, groups, widths
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.train import head
@@ -223,6 +223,14 @@ def test_a_plan_for_another_network_names_the_block(rows, chain):
     plan = planning.draw(ground, budget("30%"))
     with pytest.raises(ArchitectureError, match="the network has no block stage"):
         apply.cut(chain, plan)
+
+
+def test_whole_shortcuts_keep_their_blocks(rows):
+    _, _, ground = rows
+    assert planning.draw(ground, budget("45%")).removed
+    asked = budget("80%").model_copy(update={"residual": "keep"})
+    assert not planning.draw(ground, asked).removed
+    assert not widths._sites(ground, asked, ground.groups)
 
 
 def test_two_plans_in_a_row_are_one(rows):
