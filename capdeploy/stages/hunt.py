@@ -34,7 +34,7 @@ MOST = 12
 BLOCKS, ROUNDS = 2, 8
 HOLDS = 2
 """How often groups are held where a step proved too slow; more of it costs minutes."""
-SPARE = 2 * MOST
+SPARE = MOST
 """Blocks that a search makes besides, at most, where the machine is never calm."""
 TOLERANCE = 0.03
 """How far below such a budget is near enough, a share."""
