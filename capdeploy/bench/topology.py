@@ -31,7 +31,7 @@ def ring(allowed: Iterable[int], wanted: int, system: Path = SYSTEM) -> list[int
     -------
     list[int]
         One thread of each fast core, if those are enough; else their other threads, and then the
-        slow cores, are behind them. In order of their numbers where the system says nothing.
+        slow cores, are behind them. Two at least, if fast cores have as many threads. In order of their numbers where the system says nothing.
     """
     cores = sorted(allowed)
     speeds = {core: _speed(system / f"cpu{core}") for core in cores}
@@ -48,9 +48,10 @@ def ring(allowed: Iterable[int], wanted: int, system: Path = SYSTEM) -> list[int
         for quick in (True, False) for part in (first, second)
     ]  # fmt: skip
     found: list[int] = []
-    for part in parts:
+    for number, part in enumerate(parts):
         found += part
-        if len(found) >= wanted:
+        # Turns need another core, if only the other thread of the one; but no slow one for that.
+        if len(found) >= (max(2, wanted) if number == 0 else wanted):
             break
     return found
 

@@ -35,6 +35,7 @@ CLOUD = [({}, "0-1"), ({}, "0-1"), ({}, "2-3"), ({}, "2-3")]
         (LAPTOP, 6, [0, 2, 1, 3, 4, 5]),
         (CLOUD, 2, [0, 2]),
         (CLOUD, 3, [0, 2, 1, 3]),
+        (CLOUD[:2], 1, [0, 1]),  # where one thread is busy, turns take the other
     ],
 )
 def test_whole_and_fast_cores_come_first(tmp_path, cores, wanted, ring):

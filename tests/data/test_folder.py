@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capdeploy.cli import list_
 from capdeploy.errors import ConfigError, DataError, MissingExtraError
 from capdeploy.samples import open_dataset
 
@@ -93,6 +94,15 @@ def test_a_missing_library_is_a_missing_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"pyarrow .* pip install 'capdeploy\[hf\]'"):
         open_dataset(f"hf:{tmp_path}")
+
+
+def test_kinds_of_data_are_listed_without_what_some_of_them_need(monkeypatch):
+    monkeypatch.delitem(sys.modules, "capdeploy.data.hf", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    _, rows = list_._rows("data")
+    found = dict(rows)
+    assert "capdeploy[hf]" in found["hf"]
+    assert found["folder"].startswith("folder:ROOT")
 
 
 def test_test_images_without_labels_are_no_test_split(tmp_path):

@@ -425,3 +425,12 @@ def test_weights_that_are_not_finite_are_refused(narrow, digits):
         narrow.module.conv1.weight[3] = float("nan")
     with pytest.raises(PlanError, match="layer conv1: the score of filter 3 is nan"):
         scored("ln_norm", narrow, None)
+
+
+def test_a_high_order_still_tells_small_filters_apart():
+    """In single precision 0.05 to the 32nd is nothing: all filters were alike."""
+    values = torch.rand(1, 8, 9, 1, generator=torch.Generator().manual_seed(0)) * 0.05
+    member = STRATEGIES.load("ln_norm")
+    found = member.per_image(Seen(values, torch.Generator(), {"p": 64.0}))
+    assert torch.allclose(found[0], values[0].flatten(1).amax(dim=1).double(), rtol=0.1)
+    assert len(set(found[0].tolist())) == 8
