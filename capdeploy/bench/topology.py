@@ -31,7 +31,8 @@ def ring(allowed: Iterable[int], wanted: int, system: Path = SYSTEM) -> list[int
     -------
     list[int]
         One thread of each fast core, if those are enough; else their other threads, and then the
-        slow cores, are behind them. Two at least, if fast cores have as many threads. In order of their numbers where the system says nothing.
+        slow cores, are behind them. Two at least, if fast cores have as many threads. In order of
+        their numbers where the system says nothing.
     """
     cores = sorted(allowed)
     speeds = {core: _speed(system / f"cpu{core}") for core in cores}
