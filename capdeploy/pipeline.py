@@ -101,7 +101,7 @@ def measure(recipe: Recipe, output: Path, say: Say) -> RunReport:
     file = output / REPORT
     report = RunReport.from_json(file.read_bytes(), source=str(file))
     report = report.model_copy(update={"benchmark": stages.bench(recipe, output, say)})
-    stages.rewrite(file, report.to_json())
+    workplace.replace_text(file, report.to_json())
     return report
 
 

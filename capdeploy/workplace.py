@@ -237,7 +237,14 @@ def write_file(path: Path, text: str, *, force: bool = False) -> None:
     """
     if path.exists() and not force:
         raise OutputExistsError(f"{path} exists; choose another --output or add --force")
-    path = path.resolve()
+    try:
+        replace_text(path.resolve(), text)
+    except OSError as error:
+        raise UsageError(f"{path.resolve()} cannot be written: {error.strerror}") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write or replace a text file in one move; it keeps its mode, and an error is the system's."""
     draft = None
     try:
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
@@ -248,8 +255,6 @@ def write_file(path: Path, text: str, *, force: bool = False) -> None:
             file.write(text)
         draft.chmod(mode)
         os.replace(draft, path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         if draft is not None:
             draft.unlink(missing_ok=True)

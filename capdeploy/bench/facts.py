@@ -17,7 +17,22 @@ Outcome = Literal["same", "better", "changed", "regressed"]
 
 
 def of(base: Artefact, head: Artefact, profile: HardwareProfile) -> tuple[Fact, ...]:
-    """Compare two artefacts, and what a profile's device ships of them."""
+    """Compare two artefacts, and the graphs in fewer bits where a profile's device ships those.
+
+    Parameters
+    ----------
+    base : Artefact
+        What is compared with.
+    head : Artefact
+        What is compared.
+    profile : HardwareProfile
+        Says the precision, the runtimes, and what growth and drop are accepted.
+
+    Returns
+    -------
+    tuple[Fact, ...]
+        Those of `compare`, then those of `shipped`.
+    """
     return (*compare(base, head, profile.gate), *shipped(base, head, profile))
 
 
@@ -70,22 +85,9 @@ def compare(base: Artefact, head: Artefact, allowed: Gate) -> tuple[Fact, ...]:
 
 
 def shipped(base: Artefact, head: Artefact, profile: HardwareProfile) -> tuple[Fact, ...]:
-    """Compare the graphs in fewer bits, where a profile says that those are what a device ships.
+    """Compare bytes and accuracy in the bits that a device ships, runtime by runtime.
 
-    Parameters
-    ----------
-    base : Artefact
-        What is compared with.
-    head : Artefact
-        What is compared.
-    profile : HardwareProfile
-        Says the precision, the runtimes, and what growth and drop are accepted.
-
-    Returns
-    -------
-    tuple[Fact, ...]
-        Bytes and accuracy for each runtime that both have such a graph for; where one lacks it,
-        the row of its latency says so.
+    Where one of the two lacks such a graph, the row of its latency says so.
     """
     bits, facts = profile.runtime.precision, list[Fact]()
     if bits == "fp32" or not (isinstance(base, Bundle) and isinstance(head, Bundle)):

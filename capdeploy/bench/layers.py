@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,7 @@ import numpy.typing as npt
 from capdeploy import errors, graphfile
 from capdeploy.bench import child, measure, sides
 from capdeploy.bench.clock import Clock, WallClock
+from capdeploy.bench.processes import CALM
 from capdeploy.bundle import Bundle
 from capdeploy.errors import (
     CapdeployError,
@@ -41,8 +42,6 @@ from capdeploy.runtimes import RUNTIMES, Runtime, Session
 WORKER = "capdeploy.bench.layers"
 SECONDS, EACH = 300.0, 10.0  # time limit of a process, and more for each graph
 ROUNDS = 12
-CALM = 1.05
-"""How much longer than at its best the reference may take; else the machine was busy."""
 AGAIN = 5
 """How often layers are timed again on a busy machine, at most."""
 
@@ -85,15 +84,7 @@ class Spot:
         return session, sides.batches(graph, 1)[0]
 
 
-def times(
-    graphs: Sequence[Sequence[Path]],
-    reference: Path,
-    *,
-    runtime: str,
-    device: str,
-    threads: int,
-    evict: int,
-) -> list[list[float]]:
+def times(graphs: Sequence[Sequence[Path]], reference: Path, spot: Spot) -> list[list[float]]:
     """Time graphs in a fresh process.
 
     Parameters
@@ -102,14 +93,8 @@ def times(
         ONNX files; those of one inner list are visited in turns.
     reference : Path
         An ONNX file that is visited with all of them: it tells how busy the machine is.
-    runtime : str
-        What runs them.
-    device : str
-        Where.
-    threads : int
-        Of the runtime.
-    evict : int
-        Bytes to read before each call.
+    spot : Spot
+        What runs them, and where.
 
     Returns
     -------
@@ -125,13 +110,13 @@ def times(
     """
     job: dict[str, Any] = {
         "graphs": [[str(path) for path in row] for row in graphs], "reference": str(reference),
-        "runtime": runtime, "device": device, "threads": threads, "evict": evict,
+        "spot": asdict(spot),
     }  # fmt: skip
     limit = SECONDS + EACH * sum(map(len, graphs))
     try:
-        outcome = child.run(WORKER, job, threads=threads, timeout=limit)
+        outcome = child.run(WORKER, job, threads=spot.threads, timeout=limit)
     except child.ChildDiedError as error:
-        raise StepFailedError(f"layers cannot be timed in {runtime}: {error}") from error
+        raise StepFailedError(f"layers cannot be timed in {spot.runtime}: {error}") from error
     if "error" in outcome:
         kind = getattr(errors, outcome["error"], StepFailedError)
         # That error makes its message itself, and it is made already.
@@ -211,9 +196,9 @@ def rounds(tasks: Sequence[Task], clock: Clock, *, evict: int) -> npt.NDArray[np
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do one job and describe what came of it in plain data."""
-    if job["device"] == "cpu":
-        child.pin(job["threads"])
-    spot = Spot(job["runtime"], job["device"], job["threads"], job["evict"])
+    spot = Spot(**job["spot"])
+    if spot.device == "cpu":
+        child.pin(spot.threads)
     try:
         if spot.device not in spot.shelf.devices():
             found = f"{spot.shelf.title} sees no {spot.device} here"

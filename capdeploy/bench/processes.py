@@ -17,7 +17,7 @@ from capdeploy.values.report import Settings
 WORKER = "capdeploy.bench.duel"
 BLOCK_SECONDS = 300
 CALM = 1.05
-"""How much longer than at its best the base may take in a block; else the machine was busy."""
+"""How much longer than at its best may take what never changes; else the machine was busy."""
 AGAIN = 4
 """Blocks that are made besides on a busy machine; its bursts last some seconds."""
 

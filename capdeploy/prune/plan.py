@@ -75,7 +75,7 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         after=remaining.cost(left),
     )
     over = _over(found, ground, budget)
-    if over <= 1:
+    if over <= 1 + 1e-9:  # a share of what there is, rounded
         return found
     # Behind a concatenation channels are not worth the same; on the way they were all counted so.
     limits = [each.model_copy(update={"most": each.most / over}) for each in budget.limits]
@@ -84,7 +84,7 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
 
 
 def _over(plan: PruningPlan, ground: Ground, budget: Budget) -> float:
-    """Say how many times the most that a limit of counts allows a plan leaves; 1 or less is met."""
+    """Say what share of the most that its limits of counts allow a plan leaves."""
     ratios = [0.0]
     for limit in budget.limits:
         if not limit.measured:
@@ -95,8 +95,7 @@ def _over(plan: PruningPlan, ground: Ground, budget: Budget) -> float:
                 "size": size_of(plan.after, layers),
             }  # fmt: skip
             ratios.append(counts[limit.quantity] / (limit.most * whole))
-    # Counts of half a channel are rounded on the way.
-    return max(ratios) if max(ratios) > 1 + 1e-9 else 0.0
+    return max(ratios)
 
 
 def _require_protected(ground: Ground, budget: Budget) -> None:

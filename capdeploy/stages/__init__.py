@@ -1,6 +1,6 @@
 """What each step of the street needs from the recipe, and what it adds to a model's record."""
 
-from capdeploy.stages.finishing import bench, rewrite
+from capdeploy.stages.finishing import bench
 from capdeploy.stages.inputs import (
     Inputs,
     architecture,
@@ -25,6 +25,6 @@ from capdeploy.stages.training import train
 __all__ = [
     "TRAINING_RECIPE", "Inputs", "Made", "Planned", "architecture", "as_nouns", "bench",
     "dataset_of", "draw", "ground", "inspect", "make_all", "open_inputs", "preprocessing",
-    "reading", "require_latency", "rewrite", "seal_all", "sensitivity", "train",
+    "reading", "require_latency", "seal_all", "sensitivity", "train",
     "wanted_precisions", "with_classes",
 ]  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from capdeploy import bundle, recipes
@@ -75,19 +73,3 @@ def _latencies(report: BenchmarkReport) -> dict[str, float]:
             values[f"{place}_p50_ms"] = percentile(result.latency_ms, 50)
             values[f"{place}_p90_ms"] = percentile(result.latency_ms, 90)
     return values
-
-
-def rewrite(path: Path, text: str) -> None:
-    """Replace a file's text in one move, so that a reader never sees half of it."""
-    draft = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-        ) as file:
-            draft = Path(file.name)
-            file.write(text)
-        draft.chmod(0o644)
-        os.replace(draft, path)
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ from capdeploy.export import pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import apply
-from capdeploy.stages.finishing import rewrite
 from capdeploy.stages.making import Made
 from capdeploy.train import reject
 from capdeploy.values.journal import Begun, Finished
@@ -115,7 +114,7 @@ class Journal:
     def begin(self, run: Begun) -> None:
         """Write down the plans."""
         self._folder.mkdir(exist_ok=True)
-        rewrite(self._folder / BEGUN, run.to_json())
+        workplace.replace_text(self._folder / BEGUN, run.to_json())
 
     def keep(self, made: Made) -> None:
         """Write down a network; the record comes last, and only a whole one counts."""
@@ -132,7 +131,7 @@ class Journal:
             digests=self._digests(made.name, present), training=made.training,
             artifact=made.exported.artifact, denormals_flushed=made.exported.denormals_flushed,
         )  # fmt: skip
-        rewrite(folder / FINISHED, record.to_json())
+        workplace.replace_text(folder / FINISHED, record.to_json())
 
     def recall(self, name: str) -> Made | None:
         """Read a network back, bit by bit as it was; None if it has to be made (again).

@@ -194,7 +194,7 @@ def _start_ms(folder: Path, place: Place) -> float:
     files = [folder / "chain-1.onnx", folder / f"chain-{CHAIN}.onnx"]
     for file, operators in zip(files, (1, CHAIN), strict=True):
         probes.chain(operators, file)
-    ((one, many),) = layers.times([files], _reference(folder), **place.where, evict=0)
+    ((one, many),) = layers.times([files], _reference(folder), layers.Spot(**place.where, evict=0))
     return max(0.0, (many - one) / (CHAIN - 1))
 
 
@@ -215,7 +215,7 @@ def _measured(grids: Sequence[Grid], folder: Path, place: Place, evict: int) -> 
             probes.layer(grid.shape, out, into, row[probe])
         rows.append(row)
     files = [list(row.values()) for row in rows]
-    found = layers.times(files, _reference(folder), **place.where, evict=evict)
+    found = layers.times(files, _reference(folder), layers.Spot(**place.where, evict=evict))
     for path in chain.from_iterable(files):
         path.unlink()
     return [

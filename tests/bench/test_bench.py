@@ -351,6 +351,8 @@ def test_warming_a_slow_network_ends_after_half_a_minute():
 
 
 def test_the_peak_is_read_before_inputs_that_are_not_the_network_s(run, monkeypatch):
+    """Both run as ever; they are listened to, as no result tells in which order they were called:
+    sixteen inputs of this network are less memory than the peak varies by."""
     made = []
     batches, peak = sides.batches, worker.peak_rss_mib
 

@@ -42,9 +42,8 @@ def test_a_wider_layer_takes_longer(tmp_path):
     for width in (8, 256):
         files.append(tmp_path / f"{width}.onnx")
         probes.layer(shape, width, 128, files[-1])
-    found = layers.times(
-        [files, files[:1]], files[0], runtime="onnxruntime", device="cpu", threads=1, evict=1 << 20
-    )
+    spot = layers.Spot("onnxruntime", "cpu", 1, evict=1 << 20)
+    found = layers.times([files, files[:1]], files[0], spot)
     assert [len(row) for row in found] == [2, 1]
     assert found[0][1] > 3 * found[0][0]
 
@@ -86,11 +85,10 @@ def test_what_rows_took_themselves_picks_nothing():
 def test_what_a_runtime_refuses_comes_through(tmp_path):
     probes.chain(1, tmp_path / "chain.onnx")
     graph = tmp_path / "chain.onnx"
-    at = {"device": "cpu", "threads": 1, "evict": 0}
     with pytest.raises(ConfigError, match="nosuch"):
-        layers.times([[graph]], graph, runtime="nosuch", **at)
+        layers.times([[graph]], graph, layers.Spot("nosuch", "cpu", 1, evict=0))
     with pytest.raises(MissingDeviceError, match="no such device"):
-        layers.times([[graph]], graph, runtime="onnxruntime", **at | {"device": "npu"})
+        layers.times([[graph]], graph, layers.Spot("onnxruntime", "npu", 1, evict=0))
 
 
 def test_a_missing_runtime_keeps_its_line_and_its_code(tmp_path, monkeypatch):
@@ -100,5 +98,5 @@ def test_a_missing_runtime_keeps_its_line_and_its_code(tmp_path, monkeypatch):
     (tmp_path / "openvino.py").write_text("raise ImportError('not installed')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(MissingError, match="openvino is not installed") as stopped:
-        layers.times([[graph]], graph, runtime="openvino", device="cpu", threads=1, evict=0)
+        layers.times([[graph]], graph, layers.Spot("openvino", "cpu", 1, evict=0))
     assert stopped.value.exit_code == 3

@@ -136,6 +136,7 @@ def test_memory_for_decoded_images_is_one_budget_for_all_splits(root):
 
 
 def test_what_was_decoded_is_not_decoded_again(root, monkeypatch):
+    """The images are the same either way, so reading is counted; what it reads does not matter."""
     samples, read = opened(root), []
     monkeypatch.setattr(
         type(samples.dataset), "read",

@@ -36,6 +36,14 @@ def ground_of(model, scores=None, curves=None):
     )  # fmt: skip
 
 
+def rooms_of(ground, align):
+    """Every group of a multiple of 32 channels, its harm as its channels stand."""
+    return [
+        allocate.Room(group, align, align, votes.normalised(range(group.width)))
+        for group in ground.groups if group.width % 32 == 0
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def resnet():
     torch.manual_seed(0)
@@ -353,10 +361,7 @@ def test_steps_that_go_too_far_are_passed_over_for_smaller_ones(resnet, even):
     """What is only estimated is aimed at with aligned widths; nearer, and never above."""
     _, ground = resnet
     whole = ground.geometry.cost().macs
-    rooms = [
-        allocate.Room(group, 32, 32, votes.normalised(range(group.width)))
-        for group in ground.groups if group.width % 32 == 0
-    ]  # fmt: skip
+    rooms = rooms_of(ground, 32)
     gaps = {0: [], 8: []}
     for share in (0.9, 0.7, 0.5, 0.3, 0.2):
         cap = allocate.Cap(ledger.Meter("macs"), share * whole, 0.005)
@@ -372,10 +377,7 @@ def test_steps_that_go_too_far_are_passed_over_for_smaller_ones(resnet, even):
 @pytest.mark.parametrize("even", [False, True])
 def test_what_a_held_group_gives_up_the_others_keep(resnet, even):
     _, ground = resnet
-    rooms = [
-        allocate.Room(group, 8, 8, votes.normalised(range(group.width)))
-        for group in ground.groups if group.width % 32 == 0
-    ]  # fmt: skip
+    rooms = rooms_of(ground, 8)
     cap = allocate.Cap(ledger.Meter("macs"), 0.6 * ground.geometry.cost().macs, 0.02)
     before, _ = allocate.meet(ground.geometry, rooms, [cap], even=even)
     name = max(before, key=before.__getitem__)
@@ -394,10 +396,7 @@ def test_what_a_held_group_gives_up_the_others_keep(resnet, even):
 def test_a_held_group_stays_held_where_that_alone_meets_the_limit(resnet, passes):
     """The step leads far below the limit, and is none that may be passed over or cut short."""
     _, ground = resnet
-    rooms = [
-        allocate.Room(group, 8, 8, votes.normalised(range(group.width)))
-        for group in ground.groups if group.width % 32 == 0
-    ]  # fmt: skip
+    rooms = rooms_of(ground, 8)
     cap = allocate.Cap(ledger.Meter("macs"), 0.99 * ground.geometry.cost().macs, 0.001)
     widest = max(rooms, key=lambda room: room.group.width)
     held = [replace(room, most=8) if room is widest else room for room in rooms]

@@ -301,7 +301,10 @@ def test_milliseconds_are_those_of_the_calmest_machine_that_was_seen(wide, tmp_p
 def test_milliseconds_are_planned_as_shares_of_the_measured_network(
     wide, trained, tmp_path, monkeypatch, asked, share
 ):
-    """The layers' times are not on the scale of whole networks, nor of fewer bits."""
+    """The layers' times are not on the scale of whole networks, nor of fewer bits.
+
+    The clock is a formula: which share 4 ms are of a real network differs from machine to machine.
+    """
     model, drawn_on = wide
     monkeypatch.setattr(search, "Hunt", Simulated)
     monkeypatch.setattr(Simulated, "formula", lambda hunt, left: left, raising=False)
