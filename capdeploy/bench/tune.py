@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,11 @@ LEAST_EFFECT = 0.03
 VISIT_MS = 3.0
 LEAST_CALLS, LEAST_ROUNDS = 3, 8
 DRAWS = 2000
+GRAINS = (8, 16)
+LEAST_WIDTH = 32
+LEAST_STAIR = 0.06
+"""How much slower than the line between its neighbours a width half-way has to be to show a stair;
+where kernels pad to 8 it is 0.08 and more, to 16 twice that, and medians scatter by less."""
 
 
 def excess(times: Times, widths: Sequence[int], multiple: int) -> Times:
@@ -69,6 +74,42 @@ def excess(times: Times, widths: Sequence[int], multiple: int) -> Times:
     ]
     result: Times = np.mean(shares, axis=0)
     return result
+
+
+def finer(align: int) -> dict[int, tuple[int, ...]]:
+    """List multiples that may be coarser than `align`, each with the widths that show it."""
+    return {
+        multiple: tuple(range(LEAST_WIDTH, 2 * LEAST_WIDTH + 1, multiple // 2))
+        for multiple in GRAINS if multiple > align and multiple % align == 0
+    }  # fmt: skip
+
+
+def grain(ms: Mapping[int, float], align: int) -> int:
+    """Find how many channels kernels compute at once, where that is more than `align`.
+
+    Parameters
+    ----------
+    ms : Mapping[int, float]
+        Times of networks by their width; all of those in `finer`.
+    align : int
+        Widths are multiples of it anyway.
+
+    Returns
+    -------
+    int
+        The largest multiple whose half costs as much; 1 if there is none.
+
+    Examples
+    --------
+    >>> grain({32: 4.0, 40: 9.0, 48: 9.0, 56: 16.0, 64: 16.0}, 8)
+    16
+    """
+    found = 1
+    for multiple, widths in finer(align).items():
+        times = np.array([[ms[width] for width in widths]])
+        if excess(times, widths, multiple)[0] > LEAST_STAIR:
+            found = multiple
+    return found
 
 
 def effect(shares: Times, multiple: int, *, least: float = LEAST_EFFECT, seed: int = 0) -> Effect:

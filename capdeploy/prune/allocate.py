@@ -113,7 +113,9 @@ def steps(
                 found = _price_of_block(prices, going[name], by_name)
             else:
                 found = _price(prices, by_name[name], even=even)
-            if found is not None:
+            # What saves nothing of the very thing that is limited would harm for nothing.
+            idle = not even and prices is ledger and found is not None and found[0] >= 0
+            if found is not None and not (idle and not ledger.saves(name, found[1])):
                 offers[name] = found
         if not offers:
             return
@@ -136,9 +138,18 @@ def _price(ledger: Ledger, room: Room, *, even: bool) -> tuple[float, int] | Non
         return None
     if even:
         return 1 - keep / width, keep
-    saved = ledger.saving(name, keep)
-    harm = room.harm[width - keep] - room.harm[width - now]
-    return harm / max(saved, 1e-12), keep
+    # Time falls in stairs: the next width may save nothing, and the one behind it a lot.
+    last = max(room.least, 1, now - ledger.grain)
+    stops = [keep, *range(keep - room.align, last - 1, -room.align)]
+    # One that saves nothing is no bargain, not even where its channels are dead and harm nothing.
+    price = {
+        stop: (room.harm[width - stop] - room.harm[width - now]) / ledger.saving(name, stop)
+        for stop in stops if ledger.saves(name, stop)
+    }  # fmt: skip
+    if not price:
+        return (room.harm[width - keep] - room.harm[width - now]) / 1e-12, keep
+    best = min(price, key=price.__getitem__)
+    return price[best], best
 
 
 def _price_of_block(

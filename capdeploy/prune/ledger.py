@@ -37,6 +37,11 @@ class Meter:
     quantity: str
     table: LatencyTable | None = None
 
+    @property
+    def grain(self) -> int:
+        """Channels that a group may lose before anything is saved; counts fall with each."""
+        return self.table.grain if self.table is not None else 1
+
     def whole(self, geometry: NetworkGeometry) -> float:
         """Count for a whole network; nothing for ``channels``, which are the groups' own."""
         if self.quantity == "latency":
@@ -127,6 +132,11 @@ class Ledger:
         else:
             self.left = meter.whole(geometry)
 
+    @property
+    def grain(self) -> int:
+        """Channels that a group may lose before anything is saved."""
+        return self._meter.grain
+
     def touched(self, name: str) -> Iterator[str]:
         """Name the layers whose cost depends on a group, or that go with a block."""
         if name in self._sites:
@@ -148,6 +158,10 @@ class Ledger:
                 saved += self._meter.layer(shape, now_out, now_in)
                 saved -= self._meter.layer(shape, now_out - fewer * out, now_in - fewer * into)
         return saved
+
+    def saves(self, name: str, keep: int) -> bool:
+        """Tell whether that saves more than the rounding of sums."""
+        return self.saving(name, keep) > 1e-9 * self.left
 
     def _saved_by_removing(self, site: Site) -> float:
         if self._meter.quantity == "channels":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +13,11 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from capdeploy import workplace
-from capdeploy.bench import environment, layers
 from capdeploy.export import probes
 from capdeploy.model import Model
 from capdeploy.observe.shapes import shapes
 from capdeploy.progress import Say
+from capdeploy.stages import kernels
 from capdeploy.stages.place import Place
 from capdeploy.values.group import Group
 from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
@@ -27,15 +25,11 @@ from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
 Times = npt.NDArray[np.float64]
 Probe = tuple[int | None, int]
 """Outputs and inputs of a timed layer; None: only what lies around it."""
-LEVELS = (1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Shares of a layer's width that are timed; between them the times are interpolated."""
+LEVELS = (0.0, 1 / 4, 1 / 2, 1.0)
+"""Shares of a layer's width that are timed, from the narrowest on; between them the times are
+interpolated. Below the narrowest that was timed all would look alike, and nothing be saved."""
 LEAST_MS = 1e-4  # a difference of two measured times can come out below zero
-CHAIN = 17
-METHOD = 4  # raised when times come about in another way: stored ones are then measured anew
 MOST_EVICTED = 1 << 26  # bytes; beyond the last cache of most machines
-REFERENCE = LayerShape(kind="conv", height=28, width=28, kernel=(3, 3), pads=(1, 1, 1, 1))
-REFERENCE_WIDTH = 32
-"""Channels of that layer, which takes some tenths of a ms and tells how busy the machine is."""
 WEIGHTS_AT_ONCE = 1 << 26  # probes of so many weights are written and opened together
 
 
@@ -46,6 +40,7 @@ class Grid:
     shape: LayerShape
     outs: tuple[int, ...]
     ins: tuple[int, ...]
+    grain: int = 1
 
     def weights(self) -> int:
         """Count the weights of all its probes."""
@@ -103,20 +98,23 @@ def table(
         for member in group.members
     }  # fmt: skip
     found = shapes(model.module, model.trace.filters, model.example(1))
+    watch = kernels.Stopwatch(place, min(MOST_EVICTED, 4 * model.geometry.cost().parameters), cache)
+    stairs = kernels.stairs(watch, align)
     grids: dict[str, Grid] = {}
     for layer in model.geometry.layers:
         if layer.layer not in found:
             continue
         shape = found[layer.layer][0]
-        outs = _widths(layer.out_channels, align, whole=(layer.layer, "out") not in free)
-        ins = _widths(layer.in_channels, align, whole=(layer.layer, "in") not in free)
+        grain = stairs.get(shape.like or "", 1)
+        coarse = max(align, grain)
+        outs = _widths(layer.out_channels, coarse, whole=(layer.layer, "out") not in free)
+        ins = _widths(layer.in_channels, coarse, whole=(layer.layer, "in") not in free)
         if shape.block is not None:
             outs = tuple(sorted({max(1, out // shape.block[0]) * shape.block[0] for out in outs}))
             ins = (layer.in_channels,)
-        grids[layer.layer] = Grid(shape, outs, ins)
+        grids[layer.layer] = Grid(shape, outs, ins, grain)
     wanted = list(dict.fromkeys(grids.values()))
-    evict = min(MOST_EVICTED, 4 * model.geometry.cost().parameters)
-    start, timed = _timed(wanted, place, evict, cache, say)
+    start, timed = _timed(wanted, watch, say)
     times = dict(zip(wanted, timed, strict=True))
     return LatencyTable(
         runtime=place.runtime, device=place.device, threads=place.threads, start_ms=start,
@@ -137,33 +135,28 @@ def _widths(width: int, align: int, *, whole: bool) -> tuple[int, ...]:
 
 
 def _timed(
-    grids: Sequence[Grid], place: Place, evict: int, cache: Path, say: Say
+    grids: Sequence[Grid], watch: kernels.Stopwatch, say: Say
 ) -> tuple[float, list[WidthTimes]]:
     """Read or measure what starting an operator costs, and the times of every grid.
 
     Each is kept as soon as it is measured, so that an interruption costs little.
     """
-    here = environment.read().fingerprint
-
-    def file_of(what: object) -> Path:
-        text = json.dumps([METHOD, here, list(place.where.values()), evict, repr(what)])
-        return cache / f"latency-{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
-
-    known = {grid: _stored(file_of(grid)) for grid in grids}
-    start = workplace.recall(file_of("start"))
+    place = watch.place
+    known = {grid: _stored(watch.file_of(grid)) for grid in grids}
+    start = workplace.recall(watch.file_of("start"))
     missing = [grid for grid in grids if known[grid] is None]
     if missing:
         kinds = f"{len(missing)} kinds of layers"
         say.step(f"time {kinds} in {place.runtime}, {place.threads} thread(s)")
     with tempfile.TemporaryDirectory(prefix="capdeploy-layers-") as folder:
         if not isinstance(start, float):
-            start = _start_ms(Path(folder), place)
-            workplace.remember(file_of("start"), start)
+            start = kernels.start_ms(watch, Path(folder))
+            workplace.remember(watch.file_of("start"), start)
         done = 0
         for part in _parts(missing):
-            found = _measured(part, Path(folder), place, evict)
+            found = _measured(part, Path(folder), watch)
             for grid, times in zip(part, found, strict=True):
-                workplace.remember(file_of(grid), times.model_dump(mode="json"))
+                workplace.remember(watch.file_of(grid), times.model_dump(mode="json"))
                 known[grid] = times
             done += len(part)
             say.advance(done, len(missing), "layers")
@@ -190,21 +183,7 @@ def _parts(grids: Sequence[Grid]) -> list[list[Grid]]:
     return parts
 
 
-def _start_ms(folder: Path, place: Place) -> float:
-    files = [folder / "chain-1.onnx", folder / f"chain-{CHAIN}.onnx"]
-    for file, operators in zip(files, (1, CHAIN), strict=True):
-        probes.chain(operators, file)
-    ((one, many),) = layers.times([files], _reference(folder), layers.Spot(**place.where, evict=0))
-    return max(0.0, (many - one) / (CHAIN - 1))
-
-
-def _reference(folder: Path) -> Path:
-    path = folder / "reference.onnx"
-    probes.layer(REFERENCE, REFERENCE_WIDTH, REFERENCE_WIDTH, path)
-    return path
-
-
-def _measured(grids: Sequence[Grid], folder: Path, place: Place, evict: int) -> list[WidthTimes]:
+def _measured(grids: Sequence[Grid], folder: Path, watch: kernels.Stopwatch) -> list[WidthTimes]:
     """Time the probes of some grids in one process; what lies around the layer is taken off."""
     rows: list[dict[Probe, Path]] = []
     for number, grid in enumerate(grids):
@@ -215,7 +194,7 @@ def _measured(grids: Sequence[Grid], folder: Path, place: Place, evict: int) -> 
             probes.layer(grid.shape, out, into, row[probe])
         rows.append(row)
     files = [list(row.values()) for row in rows]
-    found = layers.times(files, _reference(folder), layers.Spot(**place.where, evict=evict))
+    found = watch.times(files, folder)
     for path in chain.from_iterable(files):
         path.unlink()
     return [
@@ -245,7 +224,9 @@ def differences(grid: Grid, ms: Mapping[Probe, float]) -> WidthTimes:
         rows.append([max(LEAST_MS, ms[out, into] - ms[None, into]) for into in inputs])
     smooth = rising(np.array(rows), np.outer(grid.outs, grid.ins).astype(float))
     found = tuple(tuple(float(value) for value in row) for row in smooth)
-    return WidthTimes(shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, ms=found)
+    return WidthTimes(
+        shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, ms=found, grain=grid.grain
+    )
 
 
 def rising(times: Times, work: Times) -> Times:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -26,6 +27,13 @@ class LayerShape(Noun):
     block: Pair | None = Field(
         default=None, description="outputs and inputs of one convolution group; None: one group"
     )
+
+    @property
+    def like(self) -> str | None:
+        """The probed block whose kernels it has, ``dense`` or ``separable``; None: neither's."""
+        if self.kind == "linear" or self.block not in {None, (1, 1)}:
+            return None
+        return "separable" if self.block or self.kernel == (1, 1) else "dense"
 
     @property
     def output(self) -> Pair:
@@ -54,6 +62,9 @@ class WidthTimes(Noun):
         min_length=1, description="ascending; a single one where the inputs follow the outputs"
     )
     ms: tuple[tuple[float, ...], ...] = Field(description="a row for each number of outputs")
+    grain: int = Field(
+        default=1, ge=1, description="channels that a kernel computes at once: time rises in stairs"
+    )
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
@@ -64,7 +75,7 @@ class WidthTimes(Noun):
         return self
 
     def at(self, out_channels: float, in_channels: float) -> float:
-        """Interpolate the time at some widths, in ms.
+        """Interpolate the time at some widths, in ms, each rounded up to the grain.
 
         Parameters
         ----------
@@ -86,6 +97,8 @@ class WidthTimes(Noun):
         (2.0, 1.0)
         """
         # Plans ask this many thousand times, so no more rows are read than the two beside.
+        out_channels = -(-out_channels // self.grain) * self.grain
+        in_channels = -(-in_channels // self.grain) * self.grain
         place, share = _place(out_channels, self.out_channels)
         below = _between(in_channels, self.in_channels, self.ms[place])
         if not share:
@@ -120,6 +133,11 @@ class LatencyTable(Noun):
     threads: int = Field(ge=1)
     start_ms: float = Field(ge=0, description="what starting one layer costs")
     layers: dict[str, WidthTimes]
+
+    @cached_property
+    def grain(self) -> int:
+        """The widest stair of any layer, in channels."""
+        return max((times.grain for times in self.layers.values()), default=1)
 
     def of(self, layer: str, out_channels: float, in_channels: float) -> float:
         """Estimate a layer's time at some widths, in ms; 0 for layers that are not in the table."""

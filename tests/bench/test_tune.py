@@ -55,6 +55,23 @@ def test_the_excess_is_what_the_definition_says():
     assert by_hand == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("align", [1, 2, 4, 8, 16, 32, 3, 6])
+@pytest.mark.parametrize("block", [1, 4, 8, 16])
+@pytest.mark.parametrize("kind", [padded, cliff])
+def test_stairs_coarser_than_align_are_found(align, block, kind):
+    widths = {width for each in tune.finer(align).values() for width in each}
+    ms = {width: kind(block)(width) for width in widths}
+    shows = block in tune.finer(align)
+    assert tune.grain(ms, align) == (block if shows else 1)
+
+
+def test_noise_is_no_stair():
+    for seed in range(50):
+        random = np.random.default_rng(seed)
+        ms = {width: smooth(width) * float(np.exp(random.normal(0, 0.015))) for width in WIDTHS}
+        assert tune.grain(ms, 8) == 1
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
 @pytest.mark.parametrize("block", MULTIPLES)
 def test_a_fast_path_is_found(block, noise):

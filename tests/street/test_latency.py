@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,57 @@ def test_latency_cuts_where_time_goes_and_not_where_macs_go(ground):
     by_hand = sum(meter.layer(each, each.out_channels, each.in_channels) for each in layers)
     assert meter.whole(drawn_on.geometry) == pytest.approx(by_hand)
     assert by_hand > 100
+
+
+def in_stairs(geometry, grain):
+    """A table in which kernels compute so many channels at once; it was measured at the stairs."""
+    rows = {}
+    for layer in geometry.layers:
+        if layer.kind == "norm":
+            continue
+        outs = (*range(grain, layer.out_channels, grain), layer.out_channels)
+        ins = (*range(grain, layer.in_channels, grain), layer.in_channels)
+        rows[layer.layer] = WidthTimes(
+            shape=LayerShape(kind="conv", height=1, width=1), out_channels=outs, in_channels=ins,
+            ms=tuple(tuple(layer.cost(out, into).macs / 1e6 for into in ins) for out in outs),
+            grain=grain,
+        )  # fmt: skip
+    return LatencyTable(runtime="onnxruntime", device="cpu", threads=1, start_ms=0.001, layers=rows)
+
+
+@pytest.mark.parametrize("share", ["80%", "60%", "40%"])
+def test_where_time_falls_in_stairs_widths_stop_at_them(ground, share):
+    _, drawn_on = ground
+    timed = replace(drawn_on, latency=in_stairs(drawn_on.geometry, 8))
+    plan = planning.draw(timed, of_latency(share, allocation="latency", align=2))
+    widths = {len(cut.kept) for cut in plan.groups if len(cut.kept) < cut.width}
+    assert widths
+    # Between two stairs nothing is saved, so whoever stops there has harmed for nothing.
+    assert all(width % 8 == 0 for width in widths)
+    meter = Meter("latency", timed.latency)
+    assert meter.layer(drawn_on.geometry.layers[0], 9, 3) == meter.layer(
+        drawn_on.geometry.layers[0], 16, 3
+    )
+
+
+def test_dead_channels_do_not_hide_the_stair_behind_them(ground):
+    _, drawn_on = ground
+    dead = tuple(
+        layer.model_copy(update={"values": (0.0,) * 4 + layer.values[4:]})
+        for layer in drawn_on.scores.layers
+    )
+    scores = drawn_on.scores.model_copy(update={"layers": dead})
+    timed = replace(drawn_on, scores=scores, latency=in_stairs(drawn_on.geometry, 8))
+    plan = planning.draw(timed, of_latency("1%", allocation="latency", align=2))
+    assert {len(cut.kept) for cut in plan.groups} == {8}
+
+
+def test_what_saves_no_time_does_not_go_even_where_the_budget_is_out_of_reach(ground):
+    _, drawn_on = ground
+    timed = replace(drawn_on, latency=in_stairs(drawn_on.geometry, 8))
+    plan = planning.draw(timed, of_latency("1%", allocation="latency", align=2))
+    # Kernels of 8 channels take the same time for 2: below the last stair no channel is lost.
+    assert {len(cut.kept) for cut in plan.groups} == {8}
 
 
 @given(st.integers(0, 2**32 - 1))
