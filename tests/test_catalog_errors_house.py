@@ -165,6 +165,28 @@ def test_schemas_are_up_to_date():
     assert done.returncode == 0, done.stderr
 
 
+def commands_below(command, path):
+    yield path, command
+    for name in command.list_commands(None) if isinstance(command, click.Group) else ():
+        yield from commands_below(command.get_command(None, name), f"{path} {name}")
+
+
+def test_every_option_is_in_the_list_of_all_commands():
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    sections = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    there = dict(commands_below(cli.root, "capdeploy"))
+    assert sections.keys() == there.keys(), "run scripts/commands"
+    for path, command in there.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                words = set(re.findall(r"--[a-z][a-z0-9-]*", sections[path]))
+                assert words.issuperset(option.opts[-1:]), (
+                    path,
+                    option.opts,
+                    "run scripts/commands",
+                )
+
+
 def default_of(option, kind):
     """Write the recipe's default as the help does; empty if there is none."""
     default = kind.model_fields[option.name].get_default(call_default_factory=True)

@@ -159,10 +159,6 @@ class Ledger:
                 saved -= self._meter.layer(shape, now_out - fewer * out, now_in - fewer * into)
         return saved
 
-    def saves(self, name: str, keep: int) -> bool:
-        """Tell whether that saves more than the rounding of sums."""
-        return self.saving(name, keep) > 1e-9 * self.left
-
     def _saved_by_removing(self, site: Site) -> float:
         if self._meter.quantity == "channels":
             return float(sum(self._unit[name] * self.keep[name] for name in site.inner))

@@ -10,6 +10,7 @@ from capdeploy.errors import PlanError
 from capdeploy.prune import allocate
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import Meter, Site
+from capdeploy.prune.order import Room
 from capdeploy.prune.votes import group_scores, normalised
 from capdeploy.values.budget import Budget
 from capdeploy.values.cost import NetworkGeometry
@@ -66,7 +67,7 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
             for group in free
         }
     rooms = [
-        allocate.Room(
+        Room(
             group, _least(group, ground, budget), align_of(group, budget), _harm(group, ground),
             ground.held.get(group.name),
         )

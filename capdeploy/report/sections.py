@@ -109,9 +109,11 @@ def accuracy(metrics: Metrics, plots: bool) -> Section:
     if plots and before is not metrics.accuracy[-1]:
         caption = f"Accuracy by class before and after, the worst of {metrics.name} on top."
         drawn.append(Figure(caption, figures.per_class(before, metrics.accuracy[-1])))
-    if plots and metrics.training is not None and metrics.training.epochs:
-        drawn.append(Figure("Training loss and validation accuracy by epoch.",
-                            figures.training(metrics.training)))  # fmt: skip
+    for step, history in enumerate((*metrics.earlier, metrics.training), 1):
+        if plots and history is not None and history.epochs:
+            which = f", step {step} of {len(metrics.earlier) + 1}" if metrics.earlier else ""
+            caption = f"Training loss and validation accuracy by epoch{which}."
+            drawn.append(Figure(caption, figures.training(history)))
     shown = [tables.stages(metrics), tables.per_class(metrics)]
     if metrics.confusion:
         shown.append(_confusion(metrics))

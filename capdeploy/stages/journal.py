@@ -128,7 +128,7 @@ class Journal:
             tensorfile.save(state, folder / f"{name}.safetensors")
         record = Finished(
             name=made.name, plan=made.plan, states=tuple(present), cut_stage=made.cut_stage,
-            digests=self._digests(made.name, present), training=made.training,
+            digests=self._digests(made.name, present), training=made.training, earlier=made.earlier,
             artifact=made.exported.artifact, denormals_flushed=made.exported.denormals_flushed,
         )  # fmt: skip
         workplace.replace_text(folder / FINISHED, record.to_json())
@@ -166,9 +166,8 @@ class Journal:
                 path.unlink()
         exported = pack.Exported(found.artifact, found.denormals_flushed)
         return Made(
-            name, found.plan, states["cut"], states.get("recalibrated"),
-            states.get("reconstructed"), states.get("tuned"), found.training, exported,
-            states.get("rejecting"), found.cut_stage,
+            name, found.plan, **states, training=found.training, earlier=found.earlier,
+            exported=exported, cut_stage=found.cut_stage,
         )  # fmt: skip
 
     def _digests(self, name: str, states: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from capdeploy import workplace
@@ -34,16 +34,20 @@ class Stopwatch:
         Bytes to read before each call.
     cache : Path
         Folder for the times.
+    here : str
+        Fingerprint of this kind of machine.
     """
 
     place: Place
     evict: int
     cache: Path
+    here: str = field(default_factory=lambda: environment.read().fingerprint)
 
     def file_of(self, what: object) -> Path:
         """Name the file of one measurement on this kind of machine."""
-        here = environment.read().fingerprint
-        text = json.dumps([METHOD, here, list(self.place.where.values()), self.evict, repr(what)])
+        text = json.dumps(
+            [METHOD, self.here, list(self.place.where.values()), self.evict, repr(what)]
+        )
         return self.cache / f"latency-{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
     def times(self, graphs: Sequence[Sequence[Path]], folder: Path) -> list[list[float]]:
@@ -61,19 +65,25 @@ def stairs(watch: Stopwatch, align: int) -> dict[str, int]:
     watch : Stopwatch
         Where that is asked for.
     align : int
-        Widths are multiples of it anyway; only coarser stairs matter.
+        Widths are multiples of it anyway; only its own multiples are coarser stairs.
 
     Returns
     -------
     dict[str, int]
-        By the block that was probed; empty if `align` is as coarse as stairs ever are.
+        By the block that was probed; empty if `align` is as coarse as stairs ever are, or kernels
+        of another precision count, which the probes are not.
     """
+    if watch.place.precision != "fp32":
+        return {}
     widths = sorted({width for each in tune.finer(align).values() for width in each})
     if not widths:
         return {}
     file = watch.file_of(("stairs", align))
     stored = workplace.recall(file)
-    if isinstance(stored, dict) and set(stored) == set(probes.BLOCKS):
+    if (
+        isinstance(stored, dict) and [*stored] == [*probes.BLOCKS]
+        and all(grain in (1, *tune.GRAINS) for grain in stored.values())
+    ):  # fmt: skip
         return stored
     with tempfile.TemporaryDirectory(prefix="capdeploy-layers-") as folder:
         rows = []

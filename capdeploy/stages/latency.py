@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +20,7 @@ from capdeploy.observe.shapes import shapes
 from capdeploy.progress import Say
 from capdeploy.stages import kernels
 from capdeploy.stages.place import Place
+from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
 from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
 
@@ -35,12 +37,13 @@ WEIGHTS_AT_ONCE = 1 << 26  # probes of so many weights are written and opened to
 
 @dataclass(frozen=True)
 class Grid:
-    """The widths at which one kind of layer is timed."""
+    """The widths at which one kind of layer is timed, and the stairs of its outputs and inputs."""
 
     shape: LayerShape
     outs: tuple[int, ...]
     ins: tuple[int, ...]
     grain: int = 1
+    grain_in: int = 1
 
     def weights(self) -> int:
         """Count the weights of all its probes."""
@@ -92,27 +95,13 @@ def table(
     MissingError
         If runtime or device are not here.
     """
-    free = {
-        (member.layer, member.side)
-        for group in groups if group.obstacle is None
-        for member in group.members
-    }  # fmt: skip
     found = shapes(model.module, model.trace.filters, model.example(1))
     watch = kernels.Stopwatch(place, min(MOST_EVICTED, 4 * model.geometry.cost().parameters), cache)
     stairs = kernels.stairs(watch, align)
-    grids: dict[str, Grid] = {}
-    for layer in model.geometry.layers:
-        if layer.layer not in found:
-            continue
-        shape = found[layer.layer][0]
-        grain = stairs.get(shape.like or "", 1)
-        coarse = max(align, grain)
-        outs = _widths(layer.out_channels, coarse, whole=(layer.layer, "out") not in free)
-        ins = _widths(layer.in_channels, coarse, whole=(layer.layer, "in") not in free)
-        if shape.block is not None:
-            outs = tuple(sorted({max(1, out // shape.block[0]) * shape.block[0] for out in outs}))
-            ins = (layer.in_channels,)
-        grids[layer.layer] = Grid(shape, outs, ins, grain)
+    if max(stairs.values(), default=1) > 1:
+        say.note(f"kernels in {place.runtime} compute {max(stairs.values())} channels at once here")
+    asked = {name: shape for name, (shape, _) in found.items()}
+    grids = grids_of(model.geometry, groups, asked, stairs, align)
     wanted = list(dict.fromkeys(grids.values()))
     start, timed = _timed(wanted, watch, say)
     times = dict(zip(wanted, timed, strict=True))
@@ -120,6 +109,53 @@ def table(
         runtime=place.runtime, device=place.device, threads=place.threads, start_ms=start,
         layers={name: _called(times[grid], found[name][1]) for name, grid in grids.items()},
     )  # fmt: skip
+
+
+def grids_of(
+    geometry: NetworkGeometry, groups: Sequence[Group], shapes: Mapping[str, LayerShape],
+    stairs: Mapping[str, int], align: int,
+) -> dict[str, Grid]:  # fmt: skip
+    """Say at which widths each layer is timed.
+
+    Parameters
+    ----------
+    geometry : NetworkGeometry
+        The head-cut network.
+    groups : Sequence[Group]
+        Its groups.
+    shapes : Mapping[str, LayerShape]
+        How its layers run; others are not timed.
+    stairs : Mapping[str, int]
+        How many channels kernels compute at once, by probed block; 1 for any other.
+    align : int
+        Widths are multiples of this, and of the layer's stairs where these are coarser.
+
+    Returns
+    -------
+    dict[str, Grid]
+        By layer.
+    """
+    free = Counter(chain.from_iterable(
+        {(member.layer, member.side) for member in group.members}
+        for group in groups if group.obstacle is None
+    ))  # fmt: skip
+    grids: dict[str, Grid] = {}
+    for layer in geometry.layers:
+        name, shape = layer.layer, shapes.get(layer.layer)
+        if shape is None:
+            continue
+        # A linear layer saves a sliver for any channel; that is no reason to leave a stair.
+        linear = shape.kind == "linear"
+        grain = max(stairs.values(), default=1) if linear else stairs.get(shape.like or "", 1)
+        # Of several groups side by side none reaches a stair alone, and all of them together would.
+        grain_in = grain if free[name, "in"] < 2 else 1
+        outs = _widths(layer.out_channels, max(align, grain), whole=not free[name, "out"])
+        ins = _widths(layer.in_channels, max(align, grain_in), whole=not free[name, "in"])
+        if shape.block is not None:
+            outs = tuple(sorted({max(1, out // shape.block[0]) * shape.block[0] for out in outs}))
+            ins = (layer.in_channels,)
+        grids[name] = Grid(shape, outs, ins, grain, grain_in)
+    return grids
 
 
 def _called(times: WidthTimes, calls: int) -> WidthTimes:
@@ -225,8 +261,9 @@ def differences(grid: Grid, ms: Mapping[Probe, float]) -> WidthTimes:
     smooth = rising(np.array(rows), np.outer(grid.outs, grid.ins).astype(float))
     found = tuple(tuple(float(value) for value in row) for row in smooth)
     return WidthTimes(
-        shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, ms=found, grain=grid.grain
-    )
+        shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, ms=found,
+        grain=grid.grain, grain_in=grid.grain_in,
+    )  # fmt: skip
 
 
 def rising(times: Times, work: Times) -> Times:

@@ -51,6 +51,7 @@ class Made:
     reconstructed: Model | None = None
     tuned: Model | None = None
     training: Training | None = None
+    earlier: tuple[Training, ...] = ()
     exported: pack.Exported | None = None
     rejecting: Model | None = None
     cut_stage: str = "cut, no training"
@@ -112,6 +113,7 @@ class Made:
             max_accuracy_drop=recipe.max_accuracy_drop if self.baseline is not None else None,
             confusion=last.confusion,
             training=self.training,
+            earlier=self.earlier,
             search=self.plan.search,
             denormals_flushed=self.exported.denormals_flushed,
             artifact=self.exported.artifact,

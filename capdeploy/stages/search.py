@@ -271,8 +271,14 @@ def smallest(hunt: Hunt) -> Point:
     if hunt.fits(point):
         return point
     fastest = min(hunt.points, key=lambda each: each.trial.measured)
+    table, budget = hunt.ground.latency, hunt.budget
+    # Below the stairs of the kernels narrower layers save nothing.
+    finer = budget.align > (table.grain if table is not None else 1)
+    ways = {
+        "ask for less": True, "let blocks go whole (--depth prune)": budget.depth == "keep",
+        "lower --align": finer, "lower --floor": budget.floor > 0,
+    }  # fmt: skip
     raise BudgetError(
-        f"{hunt.budget.name} cannot be met: {hunt.impossible(fastest)}; ask for less, "
-        f"{'' if hunt.budget.depth == 'prune' else 'let blocks go whole (--depth prune), '}"
-        "or lower --align and --floor"
+        f"{budget.name} cannot be met: {hunt.impossible(fastest)}; "
+        f"{' or '.join(way for way, open_ in ways.items() if open_)}"
     )

@@ -82,9 +82,11 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
         epochs = recipe.epochs // steps + (recipe.epochs % steps if last else 0)
         asked = recipe if last or trained else glance
         stage = Made.cut_stage if fresh or not trained else f"cut in step {step} of {steps}"
+        earlier = (*made.earlier, *([made.training] if made.training else []))
         made = making.recover(
-            Made(name, plan, cut, cut_stage=stage), teacher, images, asked, epochs, say
-        )
+            Made(name, plan, cut, cut_stage=stage, earlier=earlier),
+            teacher, images, asked, epochs, say,
+        )  # fmt: skip
         model = made.final
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
@@ -63,8 +64,9 @@ class WidthTimes(Noun):
     )
     ms: tuple[tuple[float, ...], ...] = Field(description="a row for each number of outputs")
     grain: int = Field(
-        default=1, ge=1, description="channels that a kernel computes at once: time rises in stairs"
+        default=1, ge=1, description="outputs that a kernel computes at once: time rises in stairs"
     )
+    grain_in: int = Field(default=1, ge=1, description="inputs, likewise")
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
@@ -75,7 +77,7 @@ class WidthTimes(Noun):
         return self
 
     def at(self, out_channels: float, in_channels: float) -> float:
-        """Interpolate the time at some widths, in ms, each rounded up to the grain.
+        """Interpolate the time at some widths, in ms, each rounded up to its grain.
 
         Parameters
         ----------
@@ -97,14 +99,18 @@ class WidthTimes(Noun):
         (2.0, 1.0)
         """
         # Plans ask this many thousand times, so no more rows are read than the two beside.
-        out_channels = -(-out_channels // self.grain) * self.grain
-        in_channels = -(-in_channels // self.grain) * self.grain
-        place, share = _place(out_channels, self.out_channels)
+        place, share = _place(_stair(out_channels, self.grain), self.out_channels)
+        in_channels = _stair(in_channels, self.grain_in)
         below = _between(in_channels, self.in_channels, self.ms[place])
         if not share:
             return below
         above = _between(in_channels, self.in_channels, self.ms[place + 1])
         return below + share * (above - below)
+
+
+def _stair(width: float, grain: int) -> float:
+    # Widths are sums of shares of groups: 8.000000000000002 are 8 channels.
+    return width if grain == 1 else math.ceil(width / grain - 1e-9) * grain
 
 
 def _place(at: float, grid: Sequence[float]) -> tuple[int, float]:

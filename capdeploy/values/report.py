@@ -73,6 +73,7 @@ class Metrics(Noun):
     )
     confusion: Confusion = Field(default=(), description="of the result, test split; or empty")
     training: Training | None = None
+    earlier: tuple[Training, ...] = Field(default=(), description="trainings of earlier steps")
     search: Search | None = Field(default=None, description="how a budget that is measured was met")
     denormals_flushed: int = Field(default=0, ge=0)
     artifact: Artifact

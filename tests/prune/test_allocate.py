@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError
 from capdeploy.progress import Quiet
-from capdeploy.prune import allocate, apply, groups, ledger, sensitivity, silence, votes
+from capdeploy.prune import allocate, apply, groups, ledger, order, sensitivity, silence, votes
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.train import head
@@ -39,7 +39,7 @@ def ground_of(model, scores=None, curves=None):
 def rooms_of(ground, align):
     """Every group of a multiple of 32 channels, its harm as its channels stand."""
     return [
-        allocate.Room(group, align, align, votes.normalised(range(group.width)))
+        order.Room(group, align, align, votes.normalised(range(group.width)))
         for group in ground.groups if group.width % 32 == 0
     ]  # fmt: skip
 

@@ -15,13 +15,14 @@ from capdeploy import pipeline
 from capdeploy.bench.processes import AGAIN, Processes
 from capdeploy.cli import main
 from capdeploy.errors import BudgetError
+from capdeploy.observe import shapes
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply, groups
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import Meter
 from capdeploy.stages import hunt as hunts
-from capdeploy.stages import latency, search
+from capdeploy.stages import kernels, latency, search
 from capdeploy.stages.place import Place
 from capdeploy.train import head
 from capdeploy.values.budget import Budget, Limit
@@ -101,55 +102,123 @@ def test_latency_cuts_where_time_goes_and_not_where_macs_go(ground):
     assert by_hand > 100
 
 
-def in_stairs(geometry, grain):
-    """A table in which kernels compute so many channels at once; it was measured at the stairs."""
-    rows = {}
-    for layer in geometry.layers:
-        if layer.kind == "norm":
-            continue
-        outs = (*range(grain, layer.out_channels, grain), layer.out_channels)
-        ins = (*range(grain, layer.in_channels, grain), layer.in_channels)
-        rows[layer.layer] = WidthTimes(
-            shape=LayerShape(kind="conv", height=1, width=1), out_channels=outs, in_channels=ins,
-            ms=tuple(tuple(layer.cost(out, into).macs / 1e6 for into in ins) for out in outs),
-            grain=grain,
-        )  # fmt: skip
+def in_stairs(narrow, found, grain, align):
+    """A table in which kernels compute so many channels at once, timed where the tool times it."""
+    asked = {name: shape for name, (shape, _) in shapes.shapes(
+        narrow.module, narrow.trace.filters, narrow.example(1)).items()}  # fmt: skip
+    stairs = {"dense": grain, "separable": grain}
+    layers = {layer.layer: layer for layer in narrow.geometry.layers}
+    rows = {
+        name: WidthTimes(
+            shape=grid.shape, out_channels=grid.outs, in_channels=grid.ins, grain=grid.grain,
+            grain_in=grid.grain_in,
+            ms=tuple(
+                tuple(layers[name].cost(out, into).macs / 1e6 for into in grid.ins)
+                for out in grid.outs
+            ),
+        )
+        for name, grid in latency.grids_of(narrow.geometry, found, asked, stairs, align).items()
+    }  # fmt: skip
     return LatencyTable(runtime="onnxruntime", device="cpu", threads=1, start_ms=0.001, layers=rows)
 
 
-@pytest.mark.parametrize("share", ["80%", "60%", "40%"])
-def test_where_time_falls_in_stairs_widths_stop_at_them(ground, share):
-    _, drawn_on = ground
-    timed = replace(drawn_on, latency=in_stairs(drawn_on.geometry, 8))
-    plan = planning.draw(timed, of_latency(share, allocation="latency", align=2))
+@pytest.fixture(scope="module")
+def stairs():
+    """A network of 32 and 64 channels on kernels that compute 8 at once, cut by twos."""
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Blocks(width=32)), "tests.nets:Blocks")
+    narrow = head.cut(model, SUBSET)
+    found = groups.find(narrow)
+    return Ground(
+        scores_for(narrow), found, narrow.geometry, head.cut_of(model, SUBSET),
+        model.geometry.cost(), latency=in_stairs(narrow, found, 8, 2),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("share", ["80%", "60%", "40%", "15%"])
+def test_where_time_falls_in_stairs_widths_stop_at_them(stairs, share):
+    plan = planning.draw(stairs, of_latency(share, allocation="latency", align=2))
     widths = {len(cut.kept) for cut in plan.groups if len(cut.kept) < cut.width}
     assert widths
     # Between two stairs nothing is saved, so whoever stops there has harmed for nothing.
     assert all(width % 8 == 0 for width in widths)
-    meter = Meter("latency", timed.latency)
-    assert meter.layer(drawn_on.geometry.layers[0], 9, 3) == meter.layer(
-        drawn_on.geometry.layers[0], 16, 3
-    )
 
 
-def test_dead_channels_do_not_hide_the_stair_behind_them(ground):
-    _, drawn_on = ground
+def test_dead_channels_do_not_hide_the_stair_behind_them(stairs):
     dead = tuple(
         layer.model_copy(update={"values": (0.0,) * 4 + layer.values[4:]})
-        for layer in drawn_on.scores.layers
+        for layer in stairs.scores.layers
     )
-    scores = drawn_on.scores.model_copy(update={"layers": dead})
-    timed = replace(drawn_on, scores=scores, latency=in_stairs(drawn_on.geometry, 8))
-    plan = planning.draw(timed, of_latency("1%", allocation="latency", align=2))
+    scores = stairs.scores.model_copy(update={"layers": dead})
+    budget = of_latency("1%", allocation="latency", align=2)
+    plan = planning.draw(replace(stairs, scores=scores), budget)
     assert {len(cut.kept) for cut in plan.groups} == {8}
 
 
-def test_what_saves_no_time_does_not_go_even_where_the_budget_is_out_of_reach(ground):
-    _, drawn_on = ground
-    timed = replace(drawn_on, latency=in_stairs(drawn_on.geometry, 8))
-    plan = planning.draw(timed, of_latency("1%", allocation="latency", align=2))
-    # Kernels of 8 channels take the same time for 2: below the last stair no channel is lost.
+def test_what_saves_no_time_does_not_go_even_where_the_budget_is_out_of_reach(stairs):
+    """The head is linear, and a channel less of it would save a sliver."""
+    plan = planning.draw(stairs, of_latency("1%", allocation="latency", align=2))
     assert {len(cut.kept) for cut in plan.groups} == {8}
+
+
+def test_channels_that_save_no_time_go_where_something_else_is_limited_too(stairs):
+    budget = of_latency("50%", allocation="latency", align=2)
+    least = Limit.parse("parameters", "2%")
+    plan = planning.draw(stairs, budget.model_copy(update={"also": (least,)}))
+    assert plan.after.parameters <= 0.02 * plan.before.parameters
+    assert min(len(cut.kept) for cut in plan.groups) < 8
+
+
+@pytest.mark.parametrize("share", ["77%", "50%", "30%"])
+def test_counts_are_met_by_steps_from_stair_to_stair(stairs, share):
+    """The last step may span several aligned widths; it ends at the first that is enough."""
+    limit = Limit.parse("macs", share)
+    budget = Budget(limit=limit, allocation="latency", align=2, tolerance=0.15)
+    plan = planning.draw(stairs, budget)
+    assert all(len(cut.kept) % 2 == 0 for cut in plan.groups)
+    assert 0.85 <= plan.after.macs / (float(share[:-1]) / 100 * plan.before.macs) <= 1
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.33, 0.5, 0.61])
+def test_a_ratio_by_stairs_is_no_more_than_asked(stairs, ratio):
+    plan = planning.draw(stairs, Budget(ratio=ratio, allocation="latency", align=2))
+    channels = sum(cut.width for cut in plan.groups)
+    gone = channels - sum(len(cut.kept) for cut in plan.groups)
+    assert ratio * channels <= gone < ratio * channels + 2
+
+
+def test_layers_are_timed_at_their_stairs_down_to_the_narrowest():
+    model = wrap(nets.Residual(width=64), "tests.nets:Residual")
+    table = in_stairs(model, groups.find(model), 16, 8).layers
+    assert (table["conv1"].out_channels, table["conv1"].grain) == ((16, 32, 64), 16)
+    assert table["depthwise"].out_channels == (16, 32, 64, 128)
+    assert table["stem"].in_channels == (3,)  # the image's channels stay
+    # Two groups side by side are read there: neither reaches a stair of the sum alone.
+    assert (table["head"].grain, table["head"].grain_in) == (16, 1)
+    assert table["head"].in_channels == (8, 32, 64, 128)
+
+
+def test_shapes_have_the_kernels_of_the_block_that_was_probed():
+    point = LayerShape(kind="conv", height=8, width=8)
+    assert point.like == point.model_copy(update={"block": (1, 1)}).like == "separable"
+    assert point.model_copy(update={"kernel": (3, 1)}).like == "dense"
+    assert point.model_copy(update={"block": (4, 4)}).like is None
+    assert LayerShape(kind="linear", height=1, width=1).like is None
+
+
+def test_stairs_are_measured_once_and_damaged_ones_again(tmp_path):
+    watch = kernels.Stopwatch(PLACE, 0, tmp_path)
+    found = kernels.stairs(watch, 8)
+    assert set(found) == {"dense", "separable"}
+    assert set(found.values()) <= {1, 16}
+    (file,) = tmp_path.iterdir()
+    file.write_text('{"dense": 16, "separable": 1}', encoding="utf-8")
+    assert kernels.stairs(watch, 8) == {"dense": 16, "separable": 1}
+    file.write_text('{"dense": 640, "separable": 1}', encoding="utf-8")
+    assert set(kernels.stairs(watch, 8).values()) <= {1, 16}
+    # Probes are in single precision, and tell nothing of other kernels.
+    assert kernels.stairs(replace(watch, place=replace(PLACE, precision="int8")), 8) == {}
+    assert kernels.stairs(watch, 16) == {}
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -166,6 +235,20 @@ def test_a_wider_layer_never_looks_faster(seed):
 
 
 WIDTHS = st.lists(st.integers(1, 64), min_size=1, max_size=6, unique=True).map(sorted)
+
+
+@given(
+    outs=WIDTHS, grain=st.sampled_from([1, 4, 8, 16]), at=st.integers(1, 70),
+    share=st.floats(-1e-11, 1e-11),
+)  # fmt: skip
+def test_a_width_takes_as_long_as_the_next_stair(outs, grain, at, share):
+    """Sums of shares of groups are not whole to the last digit."""
+    row = WidthTimes(
+        shape=LayerShape(kind="conv", height=1, width=1), out_channels=tuple(outs),
+        in_channels=(8,), ms=tuple((float(out),) for out in outs), grain=grain,
+    )  # fmt: skip
+    stair = -(-at // grain) * grain
+    assert row.at(at + share, 8) == pytest.approx(min(max(stair, outs[0]), outs[-1]))
 
 
 @given(outs=WIDTHS, ins=WIDTHS, at=st.tuples(*[st.integers(0, 70)] * 2), seed=st.integers(0, 999))

@@ -64,6 +64,14 @@ def test_an_interrupted_run_goes_on(run, tmp_path):
     same(run.folder, output)
 
 
+def test_the_trainings_of_all_steps_are_kept(trained, tmp_path):
+    asked = recipe(trained, ratio=(0.5,), steps=2, epochs=2, score_images=64)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.compress(asked, tmp_path / "out", Stopping("judge"))
+    slim = pipeline.compress(asked, tmp_path / "out", Quiet(), resume=True).models[1]
+    assert [len(each.epochs) for each in (*slim.earlier, slim.training)] == [1, 1]
+
+
 def test_a_run_that_has_finished_nothing_leaves_nothing(run, tmp_path):
     first = Stopping("export ratio-0.5")
     with pytest.raises(KeyboardInterrupt):

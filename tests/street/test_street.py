@@ -17,6 +17,7 @@ from capdeploy import bundle, pipeline, rebuild, tensorfile
 from capdeploy.errors import BudgetError
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply
+from capdeploy.report import sections
 from capdeploy.stages import making, steps
 from capdeploy.values.artifact import Quantized
 from capdeploy.values.plan import PruningPlan
@@ -229,6 +230,11 @@ def test_steps_end_where_one_step_would(trained, tmp_path, budget):
         assert 0.9 * 0.4 <= slim.after.macs / slim.before.macs <= 0.4
     else:
         assert slim.realised_ratio == pytest.approx(0.6, abs=0.04)
+    # Every step's training is on record, in order, and drawn.
+    trainings = [*slim.earlier, slim.training]
+    assert [len(each.epochs) for each in trainings] == [1, 1, 1]
+    captions = [figure.caption for figure in sections.accuracy(slim, plots=True).figures]
+    assert [caption[-12:] for caption in captions[-3:]] == [f"step {n} of 3." for n in (1, 2, 3)]
     # The plan is in original indices: a fresh network, the plan and the weights answer alike.
     done = capdeploy("verify", tmp_path / "out")
     assert done.returncode == 0, done.stderr
