@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from capdeploy.prune.ledger import Ledger, Meter, Site
 from capdeploy.prune.order import Room, Step, steps
@@ -50,15 +51,17 @@ def meet(
     sites: Sequence[Site] = (),
     price: Meter | None = None,
     passes: int | None = None,
+    gone: Sequence[Site] = (),
 ) -> tuple[dict[str, int], list[float]]:
     """Follow the order of steps until every cap holds.
 
     Where the step that crosses the last cap goes further below it than the tolerance, that one
     group stops in between, at half of its alignment, or a quarter, as far as it takes. The order
     stays one order, so a tighter cap still never gives a channel back. A block cannot stop in
-    between: where its removal would go too far, it stays, if the caps hold without that; then a
-    tighter cap, for which it goes, may give channels back. So it may with `passes`: a step that
-    goes too far is passed over for smaller ones of other groups, all of them aligned.
+    between: where its removal would go too far, it stays, if that leads nearer; or it goes first,
+    and channels after it, if that does. Then a tighter cap may give channels back. So it may with
+    `passes`: a step that goes too far is passed over for smaller ones of other groups, all of them
+    aligned.
 
     Parameters
     ----------
@@ -76,6 +79,8 @@ def meet(
         See `steps`; None: the first cap's.
     passes : int | None
         How many steps may be passed over; None: one stops in between instead.
+    gone : Sequence[Site]
+        Blocks that are not there from the beginning.
 
     Returns
     -------
@@ -83,29 +88,36 @@ def meet(
         Channels that each of the groups keeps, 0 if it goes with a block, and what is left then
         for each cap; more than its most if every group is at its floor.
     """
-    ledgers = [Ledger(geometry, [room.group for room in rooms], cap.meter, sites) for cap in caps]
+    groups = [room.group for room in rooms]
+    ledgers = [Ledger(geometry, groups, cap.meter, sites, gone) for cap in caps]
     meter, price = caps[0].meter, price or caps[0].meter
     # What saves nothing of the very thing that is limited, and alone is, would harm for nothing.
     idle = meter != price or len(caps) > 1
+    taken = list(gone)
+    again = partial(meet, geometry, caps=caps, even=even, price=price)
     for step in [] if _hold(caps, [ledger.left for ledger in ledgers]) else steps(
-        geometry, rooms, sites, meter, price, even=even, idle=idle
+        geometry, rooms, sites, meter, price, even=even, idle=idle, gone=gone
     ):  # fmt: skip
         after = [ledger.left - ledger.saving(step.name, step.keep) for ledger in ledgers]
         last = _hold(caps, after)
         keep = step.keep
         room = next((room for room in rooms if room.group.name == step.name), None)
+        taken += [site for site in sites if site.name == step.name]
         # What may not be wider has to go, however far below the caps that leads.
         held = room is not None and room.too_wide(ledgers[0].keep[step.name])
         if last and not held and room is not None and passes is None:
             keep = _stop(ledgers, caps, room, step.keep)
         elif last and not held and not _near(caps, after) and (room is None or passes):
-            # Blocks may be passed over freely; each can be only once.
-            found = meet(
-                geometry, _without(step, rooms, ledgers[0]), caps, even=even, price=price,
-                sites=[site for site in sites if site.name != step.name],
-                passes=passes - 1 if room is not None and passes else passes,
-            )  # fmt: skip
-            if _hold(caps, found[1]) and (room is None or found[1][0] > after[0]):
+            if room is not None:
+                others = _without(step, rooms, ledgers[0])
+                found = again(others, sites=sites, gone=gone, passes=passes and passes - 1)
+            else:
+                staying = [site for site in sites if site.name != step.name]
+                found = again(rooms, sites=staying, gone=gone, passes=passes)
+                if not (_hold(caps, found[1]) and _near(caps, found[1])):
+                    first = again(rooms, sites=(), gone=taken, passes=passes)
+                    found = max(found, first, key=lambda way: (_hold(caps, way[1]), way[1][0]))
+            if _hold(caps, found[1]) and found[1][0] > after[0]:
                 return found
         for ledger in ledgers:
             ledger.take(step.name, keep)

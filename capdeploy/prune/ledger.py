@@ -102,6 +102,8 @@ class Ledger:
         What is counted.
     sites : Sequence[Site]
         Blocks that may go; they are narrowed to nothing by their name.
+    gone : Sequence[Site]
+        Blocks that have gone already.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Ledger:
         groups: Sequence[Group],
         meter: Meter,
         sites: Sequence[Site] = (),
+        gone: Sequence[Site] = (),
     ) -> None:
         self._meter = meter
         self._layers = {layer.layer: layer for layer in geometry.layers}
@@ -124,13 +127,15 @@ class Ledger:
                 each = sum(map(len, member.positions)) / group.width
                 side = 0 if member.side == "out" else 1
                 touched.setdefault(member.layer, [0.0, 0.0])[side] += each
-        self._sites = {site.name: site for site in sites}
+        self._sites = {site.name: site for site in (*sites, *gone)}
         self.keep = {group.name: group.width for group in groups}
         self._unit = {group.name: group.unit for group in groups}
         if meter.quantity == "channels":
             self.left = float(sum(self._unit[name] * keep for name, keep in self.keep.items()))
         else:
             self.left = meter.whole(geometry)
+        for site in gone:
+            self.take(site.name, 0)
 
     @property
     def grain(self) -> int:

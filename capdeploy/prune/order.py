@@ -75,6 +75,7 @@ def steps(
     *,
     even: bool,
     idle: bool,
+    gone: Sequence[Site] = (),
 ) -> Iterator[Step]:
     """Order the steps of all groups.
 
@@ -94,6 +95,8 @@ def steps(
         Give up the same share of every group, instead of what harms least for what it saves.
     idle : bool
         Take steps that save nothing, last, too: something else may be limited besides.
+    gone : Sequence[Site]
+        Blocks that are not there from the beginning.
 
     Yields
     ------
@@ -101,8 +104,8 @@ def steps(
         One after another.
     """
     groups = [room.group for room in rooms]
-    ledger = Ledger(geometry, groups, meter, sites)
-    prices = ledger if meter == price else Ledger(geometry, groups, price, sites)
+    ledger = Ledger(geometry, groups, meter, sites, gone)
+    prices = ledger if meter == price else Ledger(geometry, groups, price, sites, gone)
     by_name = {room.group.name: room for room in rooms}
     going = {site.name: site for site in sites}
     touched = {name: set(ledger.touched(name)) for name in (*by_name, *going)}

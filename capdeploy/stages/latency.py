@@ -284,7 +284,7 @@ def rising(times: Times, work: Times) -> Times:
     -------
     Times
         Half-way between the highest time of all narrower widths and the lowest of all wider ones,
-        and a hundredth of the slowest time shared out by work, so that every step saves something.
+        and a hundredth of the slowest time shared out by work, so that each timed width is faster.
     """
     above, below = times, times
     for axis in (0, 1):

@@ -161,6 +161,18 @@ def test_blocks_go_as_the_order_of_cuts_has_it(rows):
     assert counts[-1] == 3
 
 
+@pytest.mark.parametrize("share", range(15, 60, 3))
+def test_where_a_block_is_too_much_at_the_end_it_goes_first(share):
+    """Just below what all floors leave, a block has to go, and channels may stay for it."""
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Blocks(width=32)), "tests.nets:Blocks")
+    narrow = head.cut(model, SUBSET)
+    ground = ground_of(model, narrow, scores_for(narrow))
+    plan = planning.draw(ground, budget(f"{share}%", tolerance=0.05))
+    assert 0.95 <= plan.after.macs / (share / 100 * plan.before.macs) <= 1
+    apply.cut(model, plan)  # raises unless it costs what the plan promised
+
+
 def test_a_block_of_worthless_filters_goes_first(rows):
     """Cumulative scores compare across layers, so a block of low ones harms least."""
     model, narrow, _ = rows
