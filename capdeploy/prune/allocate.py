@@ -6,13 +6,16 @@ A tighter budget takes more steps of one order, so it removes a superset (but fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from capdeploy.prune.ledger import Ledger, Meter, Site
 from capdeploy.prune.order import Room, Step, steps
 from capdeploy.values.cost import NetworkGeometry
+
+Way = tuple[dict[str, int], list[float]]
+"""What `meet` tells: channels that each group keeps, and what is left for each cap."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,11 @@ def meet(
     idle = meter != price or len(caps) > 1
     taken = list(gone)
     again = partial(meet, geometry, caps=caps, even=even, price=price)
-    for step in [] if _hold(caps, [ledger.left for ledger in ledgers]) else steps(
+    for step in [] if hold(caps, [ledger.left for ledger in ledgers]) else steps(
         geometry, rooms, sites, meter, price, even=even, idle=idle, gone=gone
     ):  # fmt: skip
         after = [ledger.left - ledger.saving(step.name, step.keep) for ledger in ledgers]
-        last = _hold(caps, after)
+        last = hold(caps, after)
         keep = step.keep
         room = next((room for room in rooms if room.group.name == step.name), None)
         taken += [site for site in sites if site.name == step.name]
@@ -108,16 +111,14 @@ def meet(
         if last and not held and room is not None and passes is None:
             keep = _stop(ledgers, caps, room, step.keep)
         elif last and not held and not _near(caps, after) and (room is None or passes):
-            if room is not None:
-                others = _without(step, rooms, ledgers[0])
-                found = again(others, sites=sites, gone=gone, passes=passes and passes - 1)
-            else:
-                staying = [site for site in sites if site.name != step.name]
-                found = again(rooms, sites=staying, gone=gone, passes=passes)
-                if not (_hold(caps, found[1]) and _near(caps, found[1])):
-                    first = again(rooms, sites=(), gone=taken, passes=passes)
-                    found = max(found, first, key=lambda way: (_hold(caps, way[1]), way[1][0]))
-            if _hold(caps, found[1]) and found[1][0] > after[0]:
+            others = _without(step, rooms, ledgers[0])
+            staying = [site for site in sites if site.name != step.name]
+            fewer = passes and passes - (room is not None)
+            ways = [partial(again, others, sites=staying, gone=gone, passes=fewer)]
+            if room is None:
+                ways.append(partial(again, rooms, sites=(), gone=taken, passes=passes))
+            found = _nearest(caps, ways)
+            if hold(caps, found[1]) and found[1][0] > after[0]:
                 return found
         for ledger in ledgers:
             ledger.take(step.name, keep)
@@ -126,15 +127,26 @@ def meet(
     return ledgers[0].keep, [ledger.left for ledger in ledgers]
 
 
+def _nearest(caps: Sequence[Cap], ways: Sequence[Callable[[], Way]]) -> Way:
+    """Go the ways until one ends near the caps; else take what holds and ends the nearest."""
+    found: list[Way] = []
+    for way in ways:
+        found.append(way())
+        if hold(caps, found[-1][1]) and _near(caps, found[-1][1]):
+            return found[-1]
+    return max(found, key=lambda way: (hold(caps, way[1]), way[1][0]))
+
+
 def _without(step: Step, rooms: Sequence[Room], ledger: Ledger) -> list[Room]:
-    """Let the group of a step stop where it is now."""
+    """Let the group of a step, if it is one's, stop where it is now."""
     return [
         replace(room, least=ledger.keep[step.name]) if room.group.name == step.name else room
         for room in rooms
     ]
 
 
-def _hold(caps: Sequence[Cap], left: Sequence[float]) -> bool:
+def hold(caps: Sequence[Cap], left: Sequence[float]) -> bool:
+    """Tell whether no more is left of anything than its cap allows."""
     return all(cap.holds(value) for cap, value in zip(caps, left, strict=True))
 
 
@@ -154,13 +166,13 @@ def _stop(ledgers: Sequence[Ledger], caps: Sequence[Cap], room: Room, keep: int)
 
     # A step to the next stair may span several aligned widths.
     holding = [keep, *range(keep + room.align, now, room.align)]
-    keep = max(width for width in holding if width == keep or _hold(caps, left(width)))
+    keep = max(width for width in holding if width == keep or hold(caps, left(width)))
     if _near(caps, left(keep)):
         return keep
     align = room.align // 2
     while align >= 1:
         for width in range(keep + align, now, align):
-            if _hold(caps, left(width)) and _near(caps, left(width)):
+            if hold(caps, left(width)) and _near(caps, left(width)):
                 return width
         align //= 2
     return keep

@@ -66,23 +66,17 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
             group.name: min(group.width, max(_least(group, ground, budget), wanted[group.name]))
             for group in free
         }
-    rooms = [
-        Room(
-            group, _least(group, ground, budget), align_of(group, budget), _harm(group, ground),
-            ground.held.get(group.name),
-        )
-        for group in free
-    ]  # fmt: skip
-    caps = _caps(ground, budget, free)
-    measured = any(cap.meter.quantity in MEASURED for cap in caps)
+    limited = caps(ground, budget, free)
+    measured = any(cap.meter.quantity in MEASURED for cap in limited)
     keep, left = allocate.meet(
-        ground.geometry, rooms, caps, even=budget.allocation == "uniform",
-        sites=_sites(ground, budget, free), price=_price(ground, budget),
+        ground.geometry, rooms(ground, budget, free), limited,
+        even=budget.allocation == "uniform", sites=_sites(ground, budget, free),
+        price=price(ground, budget),
         passes=PASSES if measured else None,
     )  # fmt: skip
     # A latency or a memory is only estimated here; whether it is met, measuring tells.
     judged = [
-        (cap, value) for cap, value in zip(caps, left, strict=True)
+        (cap, value) for cap, value in zip(limited, left, strict=True)
         if cap.meter.quantity not in MEASURED
     ]  # fmt: skip
     for cap, value in judged:
@@ -90,7 +84,7 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
             raise PlanError(_missed(budget, reasons, cap, value))
     # A network that is small enough as it is stays whole, however far below the limit.
     small = keep == {group.name: group.width for group in free}
-    exact = len(judged) == len(caps) and not small
+    exact = len(judged) == len(limited) and not small
     if exact and not any(cap.near(value) for cap, value in judged):
         binding = max(judged, key=lambda pair: pair[1] / pair[0].most)
         raise PlanError(_missed(budget, reasons, *binding))
@@ -116,7 +110,18 @@ def first_convolutions(geometry: NetworkGeometry, count: int) -> frozenset[str]:
     return frozenset([layer.layer for layer in geometry.layers if layer.kind in kinds][:count])
 
 
-def _caps(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[allocate.Cap]:
+def rooms(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[Room]:
+    """Say how far groups that may shrink can, and what that harms."""
+    return [
+        Room(
+            group, _least(group, ground, budget), align_of(group, budget), _harm(group, ground),
+            ground.held.get(group.name),
+        )
+        for group in free
+    ]  # fmt: skip
+
+
+def caps(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[allocate.Cap]:
     """Say what has to hold: a share of the channels, or every limit."""
     if budget.limit is None:
         # Channels of groups that cannot shrink are not asked for either.
@@ -124,16 +129,16 @@ def _caps(ground: Ground, budget: Budget, free: Sequence[Group]) -> list[allocat
         # Rounded: of 80 channels a ratio of 0.8 leaves 16, and not 15.999999999999996.
         most = round(channels * (1 - (budget.ratio or 0.0)), 6)
         return [allocate.Cap(ground.meter("channels"), most, 1.0)]
-    caps = []
+    found = []
     for limit in (budget.limit, *budget.also):
         meter = ground.meter(limit.quantity)
         most = limit.most * (meter.whole(ground.geometry) if limit.share else 1.0)
         tolerance = CLOSE if limit.measured else budget.tolerance
-        caps.append(allocate.Cap(meter, most, tolerance))
-    return caps
+        found.append(allocate.Cap(meter, most, tolerance))
+    return found
 
 
-def _price(ground: Ground, budget: Budget) -> Meter | None:
+def price(ground: Ground, budget: Budget) -> Meter | None:
     """Say what a step has to save: latency if asked, else what is limited, or what stands for it.
 
     MACs stand for the latency under every other allocation.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -32,12 +32,12 @@ from capdeploy.values.report import Settings
 
 MOST = 12
 BLOCKS, ROUNDS = 2, 8
-HOLDS = 2
-"""How often groups are held where a step proved too slow; more of it costs minutes."""
 SPARE = MOST
 """Blocks that a search makes besides, at most, where the machine is never calm."""
 TOLERANCE = 0.03
 """How far below such a budget is near enough, a share."""
+CLOSE = 1e-3
+"""Two estimates nearer to each other than this share have no other network between them."""
 
 
 @dataclass(frozen=True)
@@ -115,45 +115,16 @@ class Hunt:
             raise ValueError("the budget limits nothing")
         return self.budget.limit
 
-    def draw(self, estimate: float) -> PruningPlan:
-        """Draw the plan that is estimated to take no longer."""
+    def limited(self, estimate: float) -> Budget:
+        """Limit what is estimated, instead of what is measured."""
         limit = self._limit.model_copy(update={"most": max(estimate, 1e-9), "share": False})
-        plan = planning.draw(self.ground, self.budget.model_copy(update={"limit": limit}))
+        return self.budget.model_copy(update={"limit": limit})
+
+    def draw(self, estimate: float, held: Mapping[str, int] | None = None) -> PruningPlan:
+        """Draw the plan that is estimated to take no longer; groups may be `held` for it."""
+        ground = self.ground if held is None else replace(self.ground, held=held)
+        plan = planning.draw(ground, self.limited(estimate))
         return plan.model_copy(update={"budget": self.budget})
-
-    def hold(self, fast: Point) -> bool:
-        """Let the groups stay as narrow as in `fast` whose next step up proved too slow.
-
-        A kernel may dislike a width: then a single step costs far more than the layers' times say,
-        and the channels that the budget still allows have to be other groups'.
-
-        Parameters
-        ----------
-        fast : Point
-            The best candidate that fits; the next larger one that was measured does not.
-
-        Returns
-        -------
-        bool
-            Whether there is such a group that is not held already; False after `HOLDS` times.
-        """
-        held = self.ground.held
-        slow = [
-            each for each in self.points
-            if not self.fits(each) and all(
-                len(cut.kept) <= held.get(cut.group, cut.width) for cut in each.plan.groups
-            )
-        ]  # fmt: skip
-        if not slow or self.holds == HOLDS:
-            return False
-        wide = {cut.group: cut for cut in min(slow, key=lambda each: each.estimate).plan.groups}
-        more = {
-            cut.group: len(cut.kept) for cut in fast.plan.groups
-            if len(cut.kept) < len(wide[cut.group].kept)
-        }  # fmt: skip
-        self.ground = replace(self.ground, held={**held, **more})
-        self.holds += bool(more)
-        return bool(more)
 
     def estimate(self, plan: PruningPlan) -> float:
         """Sum what the layers count at a plan's widths."""

@@ -12,7 +12,8 @@ from capdeploy.progress import Say
 from capdeploy.prune import apply
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
-from capdeploy.stages.hunt import MOST, TOLERANCE, Hunt, Point
+from capdeploy.stages.detours import fill, hold
+from capdeploy.stages.hunt import CLOSE, MOST, TOLERANCE, Hunt, Point
 from capdeploy.stages.memory import MemoryHunt
 from capdeploy.stages.place import Place, place_of
 from capdeploy.values.budget import Budget
@@ -21,8 +22,6 @@ from capdeploy.values.recipe import Recipe
 
 NEXT = 1.02
 """How far above the next aim a measured network has to lie to say something about the way there."""
-CLOSE = 1e-3
-"""Two estimates nearer to each other than this share have no other network between them."""
 
 
 def draw(
@@ -208,14 +207,15 @@ def narrow_down(hunt: Hunt, top: tuple[float, float] | None = None) -> Point:
         elif fast is None or point.trial.measured > fast.trial.measured:
             fast = point
         high, slowest = min(slow)
-        if fast is not None and _jumps(fast, high, slowest) and hunt.hold(fast):
+        if fast is not None and _jumps(fast, high, slowest) and hold(hunt, fast):
             target = fast.estimate * aim / fast.trial.measured
             slow = [each for each in slow if each[0] > NEXT * target] or slow[:1]
         elif not fresh and fast is not None:
             # Widths are coarse: up to here lies no other network, perhaps nearer to the slow side.
             target += (high - target) / 2
             if high - target < CLOSE * high:
-                return fast
+                fast = fill(hunt, fast)
+                return fast if hunt.base == base else nearest(hunt)
         else:
             sides = [hunt.fits(each) for each in hunt.points[-2:]]
             target = _between(slow, fast, aim, stuck=len(sides) == 2 and sides[0] == sides[1])

@@ -20,7 +20,7 @@ from capdeploy.progress import Quiet
 from capdeploy.prune import apply, groups
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
-from capdeploy.prune.ledger import Meter
+from capdeploy.prune.ledger import Ledger, Meter
 from capdeploy.stages import hunt as hunts
 from capdeploy.stages import kernels, latency, search
 from capdeploy.stages.place import Place
@@ -508,6 +508,37 @@ def test_a_group_whose_next_width_is_slow_is_held_and_the_others_go_on(wide, tmp
     kept = {cut.layer: len(cut.kept_out) for cut in plan.layers if cut.kept_out is not None}
     assert kept[found.layer] <= found.liked
     assert 0.97 * 4 <= plan.search.result.measured <= 4
+
+
+@pytest.mark.parametrize("allocation", ["latency", "global", "uniform"])
+@pytest.mark.parametrize("share", [0.8, 0.62, 0.45, 0.33, 0.2])
+def test_where_the_order_is_too_coarse_channels_of_other_steps_come_back(
+    ground, tmp_path, allocation, share
+):
+    """Of 16 channels 6 at a time: the order's own networks lie far apart."""
+    model, drawn_on = ground
+    budget = of_latency(f"{share:%}", allocation=allocation, align=6)
+    found = Simulated(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
+    found.formula = lambda left: left
+    found.begin(model)
+    best = search.narrow_down(found)
+    assert len(found.points) <= hunts.MOST
+    whole = drawn_on.meter("latency").whole(model.geometry)
+    order = {found.estimate(found.draw(left * whole)) for left in np.linspace(0, 1, 100)}
+    nearest = max(left for left in order if left <= share * whole) / whole
+    assert 10 * nearest <= best.trial.measured * (1 + 1e-9)
+    assert best.trial.measured <= 10 * share
+    if (allocation, share) == ("uniform", 0.45):
+        assert best.trial.measured > 1.2 * 10 * nearest
+    if best.trial.measured >= 0.97 * 10 * share:
+        return
+    for cut in best.plan.groups:  # not one that takes a step back still fits
+        wider = {each.group: len(each.kept) for each in best.plan.groups}
+        wider[cut.group] = min(cut.width, len(cut.kept) // 6 * 6 + 6)
+        left = Ledger(drawn_on.geometry, drawn_on.groups, drawn_on.meter("latency"))
+        for name, keep in wider.items():
+            left.take(name, keep)
+        assert wider[cut.group] == len(cut.kept) or left.left > 0.992 * share * whole
 
 
 @pytest.mark.parametrize(("parameters", "binds"), [("60%", False), ("10%", True)])
