@@ -47,6 +47,22 @@ class Catalog(Generic[Member]):
         modules = (module.name for module in pkgutil.iter_modules([str(folder)]))
         return tuple(sorted(name for name in modules if not name.startswith("_")))
 
+    def require(self, name: str) -> None:
+        """Refuse a name that no member has, importing none of them.
+
+        Parameters
+        ----------
+        name : str
+            Perhaps one that `names` lists.
+
+        Raises
+        ------
+        ConfigError
+            If no member has that name; the nearest names are offered.
+        """
+        if name not in self.names():
+            raise ConfigError(f"unknown {self._noun} '{name}'; {nearest(name, self.names())}")
+
     def load(self, name: str) -> Member:
         """Import one member.
 
@@ -67,8 +83,7 @@ class Catalog(Generic[Member]):
         MissingExtraError
             If the member's own dependency is not installed.
         """
-        if name not in self.names():
-            raise ConfigError(f"unknown {self._noun} '{name}'; {nearest(name, self.names())}")
+        self.require(name)
         try:
             module = importlib.import_module(f"{self._package}.{name}")
         except ModuleNotFoundError as error:

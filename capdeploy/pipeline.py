@@ -82,6 +82,11 @@ def compress(
         raise OutputExistsError(f"{output} is whole; to measure it again: capdeploy bench {output}")
     workplace.refuse_existing(output, force=force)
     workplace.refuse_losing(output, Path(recipe.checkpoint))
+    if recipe.runtime and not any(each.of_latency or each.measured for each in recipe.budgets()):
+        say.note(
+            f"--runtime {recipe.runtime} decides nothing, as no budget is a latency or a memory; "
+            "--runtimes says what is benchmarked"
+        )
     with tracked(recipe, output.resolve().name, say) as say:
         left, begun = journal.find(recipe, output, say, resume=resume)
         planned = plan(recipe, say, begun)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,10 @@ def resolve(
     below = {"align": profile.device.align, "precision": [profile.runtime.precision]}
     _require(layers, {"checkpoint": "CHECKPOINT", "data": "--data"})
     recipe = Recipe.from_plain(below | layers, source="recipe")
-    profile_of(recipe)  # unknown runtimes and devices are told before an hour is spent
+    # What is unknown is told before an hour is spent.
+    profile_of(recipe)
+    if recipe.runtime is not None:
+        RUNTIMES.require(recipe.runtime)
     return recipe
 
 
@@ -192,6 +196,11 @@ def _environment(environment: Mapping[str, str], kind: type[Common]) -> dict[str
         # Other tools may use the prefix for their own ends (CAPDEPLOY_COMPLETE is click's).
         if key in kind.model_fields:
             found[key] = _value(key, text)
+        elif key in {*Recipe.model_fields, *TrainRecipe.model_fields}:
+            continue  # it is the other command's
+        elif close := difflib.get_close_matches(key, list(kind.model_fields), n=1, cutoff=0.85):
+            meant = f"{PREFIX}{close[0].upper()}"
+            raise ConfigError(f"{name} is no recipe key; {meant} is one: rename or unset it")
     return found
 
 

@@ -170,20 +170,25 @@ def refuse_existing(output: Path, *, force: bool) -> None:
         return
     if not force:
         raise OutputExistsError(f"{output} exists; choose another --output or add --force")
+    refuse_standing(output)
+    ours = output.is_dir() and (not any(output.iterdir()) or (output / bundle.RECIPE).is_file())
+    if not ours:
+        raise OutputExistsError(
+            f"{output} is not the output of an earlier run (it has no {bundle.RECIPE}), so "
+            "--force will not replace it; choose another --output"
+        )
+
+
+def refuse_standing(output: Path, *, mounted: bool = True) -> None:
+    """Stop early if a folder cannot be replaced; one that is `mounted` can be emptied at least."""
     stays = (
-        "a file system is mounted there" if os.path.ismount(output)
+        "a file system is mounted there" if mounted and os.path.ismount(output)
         else "it is the folder that this runs in" if Path.cwd().is_relative_to(output.resolve())
         else None
     )  # fmt: skip
     if stays is not None:
         raise OutputExistsError(
             f"{output} cannot be replaced, {stays}; choose a folder in it, such as {output / 'run'}"
-        )
-    ours = output.is_dir() and (not any(output.iterdir()) or (output / bundle.RECIPE).is_file())
-    if not ours:
-        raise OutputExistsError(
-            f"{output} is not the output of an earlier run (it has no {bundle.RECIPE}), so "
-            "--force will not replace it; choose another --output"
         )
 
 

@@ -136,6 +136,27 @@ def words(outcome: BudgetOutcome) -> str:
     return f"budget {outcome.budget} {sign} {outcome.limit:g} for {outcome.settings.row}: {verdict}"
 
 
+def require_any(report: BenchmarkReport) -> None:
+    """Refuse a benchmark in which nothing was measured.
+
+    Parameters
+    ----------
+    report : BenchmarkReport
+        The benchmark.
+
+    Raises
+    ------
+    MissingDeviceError
+        If every row was skipped.
+    """
+    skipped = [(row, row.result) for row in report.rows if isinstance(row.result, Skipped)]
+    if skipped and len(skipped) == len(report.rows):
+        row, result = skipped[0]
+        raise errors.MissingDeviceError(
+            f"nothing was measured, {row.settings.row} first: {result.reason}"
+        )
+
+
 def require(report: BenchmarkReport) -> None:
     """Turn a benchmark's negative findings into an error, after it has been shown.
 

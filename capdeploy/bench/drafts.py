@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
+from pathlib import Path
 from string import Template
 
 from capdeploy import profiles
@@ -54,7 +56,7 @@ $runtime
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
-def template(name: str, *, inherits: str | None = None) -> str:
+def template(name: str, *, inherits: str | None = None, folder: Path = Path()) -> str:
     """Write a new profile to fill in: valid as it stands, every choice explained.
 
     Parameters
@@ -63,6 +65,8 @@ def template(name: str, *, inherits: str | None = None) -> str:
         Its id: lower-case letters, digits and hyphens.
     inherits : str | None
         The profile that it builds on; everything that is not written comes from there.
+    folder : Path
+        Where it will be; a file that it builds on is named from there.
 
     Returns
     -------
@@ -76,6 +80,8 @@ def template(name: str, *, inherits: str | None = None) -> str:
     """
     if inherits is not None:
         profiles.load(inherits)
+        if inherits.endswith(".toml") and not Path(inherits).is_absolute():
+            inherits = os.path.relpath(Path(inherits).resolve(), folder.resolve())
     mark = "# " if inherits is not None else ""
     return _fill(
         name,

@@ -7,7 +7,7 @@ time, and base against itself tells how small a difference can be seen (docs/dec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,7 @@ def run(
     floors: dict[str, float],
     say: Say,
     trust_factory: bool = False,
+    required: Collection[str] = (),
 ) -> GateReport:
     """Compare two artefacts: facts exactly, latency against the noise of this machine.
 
@@ -56,6 +57,9 @@ def run(
         Hears of every row.
     trust_factory : bool
         Allow bundles to name code of their own that builds their network.
+    required : Collection[str]
+        Runtimes and devices that somebody asked for by name: without one of them there is no
+        answer. What only the profile lists may be missing.
 
     Returns
     -------
@@ -96,7 +100,9 @@ def run(
         skipped=tuple(skipped),
         verdict=Incomparable(differing=differing) if differing else Kept(),
     )
-    return report if differing else report.model_copy(update={"verdict": conclude(report)})
+    return (
+        report if differing else report.model_copy(update={"verdict": conclude(report, required)})
+    )
 
 
 def _rows(
@@ -142,7 +148,7 @@ def _with(noise: Noise | None, rows: Sequence[GateRow]) -> Noise | None:
     return noise.model_copy(update={"aa_half_width": largest})
 
 
-def conclude(report: GateReport) -> Regressed | Inconclusive | Kept:
+def conclude(report: GateReport, required: Collection[str] = ()) -> Regressed | Inconclusive | Kept:
     """Join facts and rows into one verdict: one regression decides, then one open question."""
     findings = [fact.finding for fact in report.facts if fact.outcome == "regressed"]
     findings += [_said(row) for row in report.rows if row.verdict == "regressed"]
@@ -152,9 +158,25 @@ def conclude(report: GateReport) -> Regressed | Inconclusive | Kept:
     open_ = [fact.finding for fact in report.facts if fact.finding]
     open_ += [_said(row) for row in report.rows if row.verdict in ("inconclusive", "too noisy")]
     open_ += [_why(row) for row in report.skipped if row.result.failed]
+    open_ += _absent(report, required)
     if not report.rows and not open_:
         open_ = ["no latency was measured", *map(_why, report.skipped)]
     return Inconclusive(reasons=tuple(open_)) if open_ else Kept()
+
+
+def _absent(report: GateReport, required: Collection[str]) -> Iterator[str]:
+    """Say which runtime or device was asked for by name, and nothing was measured there."""
+    for name in required:
+        if any(name in (row.settings.runtime, row.settings.device) for row in report.rows):
+            continue
+        skipped = [
+            row for row in report.skipped if name in (row.settings.runtime, row.settings.device)
+        ]
+        missing = [row for row in skipped if row.result.scope == "machine"]
+        if missing:
+            yield _why(missing[0])
+        elif not skipped and report.verdict.kind != "incomparable":
+            yield f"nothing that was asked for runs on {name}"
 
 
 def exit_code(report: GateReport) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from capdeploy import __version__, patience
-from capdeploy.cli._output import leave_stdout
+from capdeploy.cli._output import aside, leave_stdout
 from capdeploy.errors import INTERRUPTED, CapdeployError, MissingExtraError
 
 EPILOG = """
@@ -80,6 +81,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = [word for word in words if word != "--debug"]
     # A CI job is ended by SIGTERM; it must clean up as well as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if os.name == "nt":  # processes are bound to cores and watched as POSIX has it
+        sys.exit(_stop("Windows is not supported; use Linux, macOS, or WSL on Windows", 3))
     patience.shorten()
     sys.exit(_run(words, debug=debug))
 
@@ -120,5 +123,5 @@ def _explain(error: Exception) -> int:
 
 
 def _stop(message: str, code: int) -> int:
-    click.echo(f"capdeploy: {message}", err=True)
+    aside(f"capdeploy: {message}")
     return code

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -53,7 +53,19 @@ def leave_stdout() -> None:
 
     Files are still to be written, and the exit code is the verdict's.
     """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _leave(sys.stdout)
+
+
+def _leave(stream: IO[str]) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def aside(line: str) -> None:
+    """Write a line to stderr; that who reads it has gone (`2>&1 | head`) ends no work either."""
+    try:
+        click.echo(line, err=True)
+    except BrokenPipeError:
+        _leave(sys.stderr)
 
 
 class Progress:
@@ -68,19 +80,19 @@ class Progress:
         """Begin a named step."""
         self._clear()
         self._step_start = time.monotonic()
-        click.echo(f"[{self._step_start - self._start:6.1f} s] {name}", err=True)
+        aside(f"[{self._step_start - self._start:6.1f} s] {name}")
 
     def note(self, message: str) -> None:
         """Say one thing."""
         self._clear()
-        click.echo(f"             {message}", err=True)
+        aside(f"             {message}")
 
     def advance(self, done: int, total: int, detail: str) -> None:
         """Move the bar; without a terminal, write a line at every quarter."""
         if sys.stderr.isatty():
             self._show(done, total, detail)
         elif done and (done * 4 // total != (done - 1) * 4 // total or total < 12):
-            click.echo(f"             {done}/{total} {detail}".rstrip(), err=True)
+            aside(f"             {done}/{total} {detail}".rstrip())
 
     def measured(self, values: Mapping[str, float], step: int = 0) -> None:
         """Show nothing: the tables at the end have these numbers."""

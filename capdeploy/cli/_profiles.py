@@ -24,7 +24,8 @@ def new(id_: str, inherits: str | None, output: Path | None, force: bool) -> Non
     from capdeploy.bench import drafts
 
     path = output or Path(f"{id_}.toml")
-    workplace.write_file(path, drafts.template(id_, inherits=inherits), force=force)
+    text = drafts.template(id_, inherits=inherits, folder=path.parent)
+    workplace.write_file(path, text, force=force)
     click.echo(f"{path}: written; fill it in, then: capdeploy profiles validate {path}")
 
 

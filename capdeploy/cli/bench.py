@@ -51,7 +51,7 @@ def command(
 ) -> None:
     """Measure BUNDLES (or all bundles of a run's folder), each row in a process of its own."""
     from capdeploy import bundle, profiles, recipes, workplace
-    from capdeploy.bench import matrix
+    from capdeploy.bench import budgets, matrix
     from capdeploy.errors import ConfigError, OutputExistsError
     from capdeploy.report import tables
 
@@ -77,3 +77,4 @@ def command(
     if output is not None:
         workplace.write_file(output, report.to_json(), force=force)
     matrix.conclude(report)
+    budgets.require_any(report)

@@ -41,8 +41,9 @@ def command(style: str, **flags: Any) -> int:
         return calibrate.exit_code(found)
     floors = history.floors(entries, read())
     report = gate.run(
-        base, head, profile, sampling=sampling, floors=floors, say=Progress(), trust_factory=trust
-    )
+        base, head, profile, sampling=sampling, floors=floors, say=Progress(), trust_factory=trust,
+        required=[*(flags["runtimes"] or ()), *(flags["devices"] or ())],
+    )  # fmt: skip
     now = history.entry(report)
     if flags["base"] is None:
         report = history.judged(report, now, entries)

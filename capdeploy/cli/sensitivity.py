@@ -32,7 +32,8 @@ def command(
 ) -> None:
     """Shrink one group of CHECKPOINT after another and measure how the answers change.
 
-    Takes the options of compress; --set sensitivity_images=N says how many images are shown.
+    Takes the options of compress. Those about checkpoint, data, classes, strategy and seed count,
+    and --set sensitivity_images=N: how many images are shown. Nothing is cut, trained or measured.
     """
     from capdeploy import recipes, workplace
 

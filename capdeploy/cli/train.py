@@ -33,15 +33,24 @@ def command(
     from capdeploy import recipes
     from capdeploy.errors import OutputExistsError
 
+    if resume and force:
+        raise click.UsageError("--resume goes on, --force begins anew: leave one of them out")
+
     recipe = recipes.resolve_training(config, os.environ, settings, _options.plain(flags))
-    from capdeploy import stages
+    from capdeploy import stages, workplace
     from capdeploy.report import training
     from capdeploy.tracking import tracked
 
     ours = (output / stages.TRAINING_RECIPE).is_file()
-    if output.exists() and not (ours and (resume or force)):
+    if output.exists() and not _is_empty(output) and not (ours and (resume or force)):
         hint = "--resume or --force" if ours else "another --output"
         raise OutputExistsError(f"{output} exists; use {hint}")
+    if ours and force:
+        workplace.refuse_standing(output, mounted=False)
     with tracked(recipe, output.resolve().name, Progress()) as say:
         report = stages.train(recipe, output, say, anew=force)
     tell(style, report.to_json(), training.tables(report, output))
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

@@ -10,6 +10,7 @@ backward pass gives a gradient whose second moment is the layer's factor of the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,9 +70,8 @@ class Moments:
         # A batch's products lose nothing in single precision; their sum over batches would.
         self.products = self.products + (inputs.T @ inputs).double()
 
-    def matter(self, gradients: torch.Tensor, images: int) -> None:
-        """Add gradient rows, (rows, O), of so many images."""
-        self.gradients += images
+    def matter(self, gradients: torch.Tensor) -> None:
+        """Add gradient rows, (rows, O), of a batch, of one of the layer's calls."""
         self.importance = self.importance + (gradients.T @ gradients).double()
 
 
@@ -83,6 +83,7 @@ def collect(
     *,
     seed: int,
     temperature: float,
+    rest: float | None = None,
 ) -> Mapping[str, Moments]:
     """Watch some layers over images.
 
@@ -96,11 +97,14 @@ def collect(
     kept : Batches
         Images of the kept classes: they count for inputs and importance.
     others : Batches
-        Further images, which count for inputs only.
+        Further images, which count for inputs only, unless there is a `rest`.
     seed : int
         Of the random directions.
     temperature : float
         Of the softened answers.
+    rest : float | None
+        The logit of one more answer, *none of these*, which all images count for then; see
+        `boundary`.
 
     Returns
     -------
@@ -108,6 +112,8 @@ def collect(
         By layer.
     """
     found = {name: Moments(pool=pool) for name, pool in layers.items()}
+    if rest is not None:
+        kept, others = itertools.chain(kept, others), iter(())
     generator = torch.Generator().manual_seed(seed)
 
     def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -118,7 +124,7 @@ def collect(
             return output
 
         def receive(gradient: torch.Tensor) -> None:
-            found[name].matter(_all_rows(layer, gradient), len(gradient))
+            found[name].matter(_all_rows(layer, gradient))
 
         output.register_hook(receive)  # type: ignore[no-untyped-call]
         # An in-place activation behind the layer must not overwrite what autograd still needs.
@@ -127,11 +133,47 @@ def collect(
     with evaluating(network), requiring_grad(network, False), tapped(network, found, hook):
         for images, _ in kept:
             answers = network(images.requires_grad_(True))
-            (answers * _direction(answers.detach() / temperature, generator)).sum().backward()
+            logits = answers.detach()
+            if rest is not None:
+                logits = torch.cat([logits, logits.new_full((len(logits), 1), rest)], dim=1)
+            direction = _direction(logits / temperature, generator)[:, : answers.shape[1]]
+            (answers * direction).sum().backward()
+            for each in found.values():
+                each.gradients += len(images)
         with torch.no_grad():
             for images, _ in others:
                 network(images)
     return found
+
+
+def boundary(network: nn.Module, kept: Batches, others: Batches, *, temperature: float) -> float:
+    """Find the logit of *none of these* that lies half-way between the kept classes and the rest.
+
+    It is compared with the logarithm of the summed exponentials of the kept classes' logits, which
+    images of the kept classes have above it, in the mean, and those of the rest below.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is left as it was.
+    kept : Batches
+        Images of the kept classes.
+    others : Batches
+        Images of the rest.
+    temperature : float
+        Of the softened answers.
+
+    Returns
+    -------
+    float
+        In the logits' unit.
+    """
+    with torch.no_grad(), evaluating(network):
+        sums = [
+            torch.cat([(network(images) / temperature).logsumexp(dim=1) for images, _ in batches])
+            for batches in (kept, others)
+        ]
+    return temperature * float(sum(each.mean() for each in sums)) / 2
 
 
 def _direction(answers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

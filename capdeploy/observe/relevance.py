@@ -97,6 +97,7 @@ class Explainer:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ArchitectureError(f"torch.fx cannot trace the network: {line}") from error
         self._graph.requires_grad_(False)
+        self._place = {node: place for place, node in enumerate(self._graph.graph.nodes)}
         self._modules = dict(self._graph.named_modules())
         self._rules = rules
         self._watched = frozenset(seen.filters)
@@ -162,6 +163,8 @@ class Explainer:
             source for source in node.all_input_nodes
             if isinstance(values.get(source), torch.Tensor) and source.op != "get_attr"
         ]  # fmt: skip
+        # In order of execution: where a gate is as large as its signal, it is the later one.
+        sources.sort(key=self._place.__getitem__)
         if not sources or (not to_input and all(node.op == "placeholder" for node in sources)):
             return
         inputs = tuple(values[source] for source in sources)

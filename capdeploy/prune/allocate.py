@@ -98,11 +98,11 @@ def meet(
     idle = meter != price or len(caps) > 1
     taken = list(gone)
     again = partial(meet, geometry, caps=caps, even=even, price=price)
-    for step in [] if hold(caps, [ledger.left for ledger in ledgers]) else steps(
+    for step in [] if all_hold(caps, [ledger.left for ledger in ledgers]) else steps(
         geometry, rooms, sites, meter, price, even=even, idle=idle, gone=gone
     ):  # fmt: skip
         after = [ledger.left - ledger.saving(step.name, step.keep) for ledger in ledgers]
-        last = hold(caps, after)
+        last = all_hold(caps, after)
         keep = step.keep
         room = next((room for room in rooms if room.group.name == step.name), None)
         taken += [site for site in sites if site.name == step.name]
@@ -118,7 +118,7 @@ def meet(
             if room is None:
                 ways.append(partial(again, rooms, sites=(), gone=taken, passes=passes))
             found = _nearest(caps, ways)
-            if hold(caps, found[1]) and found[1][0] > after[0]:
+            if all_hold(caps, found[1]) and found[1][0] > after[0]:
                 return found
         for ledger in ledgers:
             ledger.take(step.name, keep)
@@ -132,9 +132,9 @@ def _nearest(caps: Sequence[Cap], ways: Sequence[Callable[[], Way]]) -> Way:
     found: list[Way] = []
     for way in ways:
         found.append(way())
-        if hold(caps, found[-1][1]) and _near(caps, found[-1][1]):
+        if all_hold(caps, found[-1][1]) and _near(caps, found[-1][1]):
             return found[-1]
-    return max(found, key=lambda way: (hold(caps, way[1]), way[1][0]))
+    return max(found, key=lambda way: (all_hold(caps, way[1]), way[1][0]))
 
 
 def _without(step: Step, rooms: Sequence[Room], ledger: Ledger) -> list[Room]:
@@ -145,7 +145,7 @@ def _without(step: Step, rooms: Sequence[Room], ledger: Ledger) -> list[Room]:
     ]
 
 
-def hold(caps: Sequence[Cap], left: Sequence[float]) -> bool:
+def all_hold(caps: Sequence[Cap], left: Sequence[float]) -> bool:
     """Tell whether no more is left of anything than its cap allows."""
     return all(cap.holds(value) for cap, value in zip(caps, left, strict=True))
 
@@ -166,13 +166,13 @@ def _stop(ledgers: Sequence[Ledger], caps: Sequence[Cap], room: Room, keep: int)
 
     # A step to the next stair may span several aligned widths.
     holding = [keep, *range(keep + room.align, now, room.align)]
-    keep = max(width for width in holding if width == keep or hold(caps, left(width)))
+    keep = max(width for width in holding if width == keep or all_hold(caps, left(width)))
     if _near(caps, left(keep)):
         return keep
     align = room.align // 2
     while align >= 1:
         for width in range(keep + align, now, align):
-            if hold(caps, left(width)) and _near(caps, left(width)):
+            if all_hold(caps, left(width)) and _near(caps, left(width)):
                 return width
         align //= 2
     return keep

@@ -41,11 +41,53 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         If the budget asks for less but no group can give anything, or a limit cannot be met
         within its tolerance.
     """
-    groups, geometry = ground.groups, ground.geometry
     _require_protected(ground, budget)
-    first = widths.first_convolutions(geometry, budget.skip_first)
-    reasons = {group.name: _why_whole(group, ground, budget, first) for group in groups}
-    keep = widths.kept(ground, budget, reasons)
+    reasons = _reasons(ground, budget)
+    asked = budget
+    while True:
+        found = _at(ground, budget, reasons, widths.kept(ground, asked, reasons))
+        over = _over(found, ground, budget)
+        if over <= 1 + 1e-9:  # a share of what there is, rounded
+            return found
+        # Behind a concatenation channels are not worth the same; on the way all were counted so.
+        over = max(over, 1 + budget.tolerance / 20)
+        limits = [each.model_copy(update={"most": each.most / over}) for each in asked.limits]
+        asked = asked.model_copy(update={"limit": limits[0], "also": tuple(limits[1:])})
+
+
+def at(ground: Ground, budget: Budget, keep: Mapping[str, int]) -> PruningPlan | None:
+    """Draw the plan of some widths.
+
+    Parameters
+    ----------
+    ground : Ground
+        Scores, groups and costs.
+    budget : Budget
+        What it is drawn for.
+    keep : Mapping[str, int]
+        Channels that each group keeps; a group that is not named stays whole.
+
+    Returns
+    -------
+    PruningPlan | None
+        None if it leaves more of anything that is counted than the budget allows; what is measured
+        is not looked at.
+    """
+    whole = {group.name: group.width for group in ground.groups}
+    plan = _at(ground, budget, _reasons(ground, budget), whole | dict(keep))
+    return plan if _over(plan, ground, budget) <= 1 + 1e-9 else None
+
+
+def _reasons(ground: Ground, budget: Budget) -> dict[str, str | None]:
+    first = widths.first_convolutions(ground.geometry, budget.skip_first)
+    return {group.name: _why_whole(group, ground, budget, first) for group in ground.groups}
+
+
+def _at(
+    ground: Ground, budget: Budget, reasons: Mapping[str, str | None], keep: Mapping[str, int]
+) -> PruningPlan:
+    """Cut every group to a width."""
+    groups, geometry = ground.groups, ground.geometry
     cuts = tuple(_cut(group, ground.scores, keep[group.name], reasons, budget) for group in groups)
     prunable = sum(cut.unit * cut.width for cut in cuts)
     removed = prunable - sum(cut.unit * len(cut.kept) for cut in cuts)
@@ -63,7 +105,7 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         translate.costed(group, cut, geometry, remaining, left)
         for group, cut in zip(groups, cuts, strict=True)
     )
-    found = PruningPlan(
+    return PruningPlan(
         strategy=ground.scores.strategy,
         budget=budget,
         groups=cuts,
@@ -74,13 +116,6 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
         before=geometry.cost(),
         after=remaining.cost(left),
     )
-    over = _over(found, ground, budget)
-    if over <= 1 + 1e-9:  # a share of what there is, rounded
-        return found
-    # Behind a concatenation channels are not worth the same; on the way they were all counted so.
-    limits = [each.model_copy(update={"most": each.most / over}) for each in budget.limits]
-    tighter = {"limit": limits[0], "also": tuple(limits[1:])}
-    return draw(ground, budget.model_copy(update=tighter)).model_copy(update={"budget": budget})
 
 
 def _over(plan: PruningPlan, ground: Ground, budget: Budget) -> float:

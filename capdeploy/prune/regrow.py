@@ -6,59 +6,68 @@ other network of that order, but one of another group's steps, taken back, may s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
+from capdeploy.prune import plan as planning
 from capdeploy.prune import widths
-from capdeploy.prune.allocate import hold
+from capdeploy.prune.allocate import all_hold
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import Ledger
-from capdeploy.prune.order import NOTHING, Room
+from capdeploy.prune.order import Room
 from capdeploy.values.budget import Budget
 from capdeploy.values.plan import PruningPlan
 
 
-def wider(ground: Ground, budget: Budget, plan: PruningPlan) -> tuple[dict[str, int], float]:
-    """Give back what harms most for what it costs, as long as anything fits.
+def wider(
+    ground: Ground, budget: Budget, plan: PruningPlan, room: float, disliked: Collection[str] = ()
+) -> PruningPlan | None:
+    """Give back what harms most for its price, as long as any of it fits.
 
     Parameters
     ----------
     ground : Ground
         What the plan was drawn on.
     budget : Budget
-        Limits that have to hold, the first one's as an absolute number.
+        What it was drawn for: a limit that is measured, and perhaps others, which are kept.
     plan : PruningPlan
         Leaves less than that; no block has gone whole in it.
+    room : float
+        How much may come back of what the first limit counts, in its meter's unit.
+    disliked : Collection[str]
+        Groups that stay as they are.
 
     Returns
     -------
-    tuple[dict[str, int], float]
-        Channels that each group keeps, nowhere fewer than in the plan, and what is left then of
-        what the first limit counts.
+    PruningPlan | None
+        A plan that keeps all channels of the given one and more; None if nothing fits.
     """
-    names = {cut.group: len(cut.kept) for cut in plan.groups if cut.whole_because is None}
-    rooms = widths.rooms(ground, budget, [each for each in ground.groups if each.name in names])
-    caps = widths.caps(ground, budget, [room.group for room in rooms])
-    even, price = budget.allocation == "uniform", widths.price(ground, budget) or caps[0].meter
-    groups = [room.group for room in rooms]
-    ledgers = [Ledger(ground.geometry, groups, each) for each in (price, *(c.meter for c in caps))]
-    for ledger in ledgers:
-        for name, keep in names.items():
+    were = {cut.group: len(cut.kept) for cut in plan.groups if cut.whole_because is None}
+    rooms = widths.rooms(ground, budget, [each for each in ground.groups if each.name in were])
+    groups = [each.group for each in rooms]
+    caps = widths.caps(ground, budget, groups)
+    price = widths.price(ground, budget) or caps[0].meter
+    prices, *ledgers = (
+        Ledger(ground.geometry, groups, meter) for meter in (price, *(cap.meter for cap in caps))
+    )
+    for ledger in (prices, *ledgers):
+        for name, keep in were.items():
             ledger.take(name, keep)
-    prices, *limited = ledgers
+    caps[0] = replace(caps[0], most=ledgers[0].left + room)
+    even = budget.allocation == "uniform"
     while True:
-        offers: list[tuple[float, str, int]] = []
-        for room in rooms:
-            name = room.group.name
-            for stop in _stops(room, prices.keep[name], limited[0].grain):
-                after = [ledger.left - ledger.saving(name, stop) for ledger in limited]
-                # What is said to cost nothing was not taken for that either.
-                if hold(caps, after) and after[0] > limited[0].left * (1 + NOTHING):
-                    offers.append((_worth(prices, room, stop, even=even), name, stop))
-        if not offers:
-            return prices.keep, limited[0].left
-        _, name, stop = max(offers)
-        for ledger in ledgers:
-            ledger.take(name, stop)
+        offers = [
+            (_worth(prices, each, stop, even=even), -place, stop)
+            for place, each in enumerate(rooms) if each.group.name not in disliked
+            for stop in _stops(each, prices.keep[each.group.name], ledgers[0].grain)
+            if all_hold(caps, [book.left - book.saving(each.group.name, stop) for book in ledgers])
+        ]  # fmt: skip
+        worth, place, stop = max(offers, default=(0.0, 0, 0))
+        if worth <= 0:  # what harmed nothing need not come back
+            break
+        for ledger in (prices, *ledgers):
+            ledger.take(groups[-place].name, stop)
+    return None if prices.keep == were else planning.at(ground, budget, prices.keep)
 
 
 def _stops(room: Room, now: int, grain: int) -> Iterator[int]:

@@ -2,7 +2,8 @@
 
 A network in which some channels answer zero and one without them must answer alike. This is tried
 on one random input for all groups at once, and, only if they differ, for halves of the groups, so
-that the ones to blame are found; those are left whole, with the reason. Nothing is taken on trust
+that the ones to blame are found; those are left whole, with the reason. What is left is tried
+together once more. Nothing is taken on trust
 from the graph: padded shortcuts, shuffles and whatever else a tracer misreads end here.
 """
 
@@ -44,7 +45,10 @@ def checked(model: Model, groups: Sequence[Group]) -> tuple[Group, ...]:
     """
     free = [group for group in groups if group.obstacle is None and group.width > 1]
     images = model.example(1)
-    bad = _unsound(model, free, images)
+    bad: set[str] = set()
+    if free and not _alike(model, free, images):
+        bad = _unsound(model, free, images)
+        bad |= _clashing(model, [group for group in free if group.name not in bad], images)
     return tuple(
         group.model_copy(update={"obstacle": REASON}) if group.name in bad else group
         for group in groups
@@ -58,6 +62,17 @@ def _unsound(model: Model, groups: Sequence[Group], images: torch.Tensor) -> set
         return {groups[0].name}
     half = len(groups) // 2
     return _unsound(model, groups[:half], images) | _unsound(model, groups[half:], images)
+
+
+def _clashing(model: Model, groups: Sequence[Group], images: torch.Tensor) -> set[str]:
+    """Name the groups that are sound alone, but not with those before them."""
+    together: list[Group] = []
+    if groups and not _alike(model, groups, images):
+        for group in groups:
+            if _alike(model, [*together, group], images):
+                together.append(group)
+        return {group.name for group in groups if group not in together}
+    return set()
 
 
 def _half(group: Group) -> tuple[int, ...]:

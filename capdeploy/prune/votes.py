@@ -58,13 +58,15 @@ def _joined(votes: tuple[float | None, ...], across: str) -> float:
 
 
 def _votes(member: Member, values: tuple[float, ...], across: str) -> list[float | None]:
+    """Say what a layer says of each channel, which may be several of its filters."""
+    if across == "max":
+        return [max((values[place] for place in places), default=None)
+                for places in member.positions]  # fmt: skip
     size = sum(map(abs, values)) / len(values) or 1.0
-    scale = 1.0 if across == "max" else size
     return [
-        sum(values[position] for position in positions) / (scale * len(positions))
-        if positions else None
-        for positions in member.positions
-    ]  # fmt: skip
+        sum(values[place] for place in places) / (size * len(places)) if places else None
+        for places in member.positions
+    ]
 
 
 def ranked(group: Group, value: Sequence[float]) -> list[int]:

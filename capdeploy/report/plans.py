@@ -72,9 +72,9 @@ def compare(plans: Sequence[tuple[str, PruningPlan]]) -> Table:
         rows.append(
             (
                 name,
-                str(there[0].width),
-                *("-" if cut is None else str(len(cut.kept)) for cut in cuts),
-                f"{len(shared)} of {least}",
+                str(there[0].unit * there[0].width),
+                *("-" if cut is None else str(cut.unit * len(cut.kept)) for cut in cuts),
+                f"{there[0].unit * len(shared)} of {there[0].unit * least}",
             )
         )
     notes = tuple(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from capdeploy.errors import PlanError
 from capdeploy.progress import Quiet, Say
 from capdeploy.score import coupled, layers
@@ -61,6 +63,7 @@ def judge(
     else:
         found, images = layers.score(strategy, judged, options, say)
     order = [layer for layer in judged.model.trace.filters if layer in found]
+    _tell_of_ties(name, {layer: found[layer] for layer in order}, say)
     if not order:
         raise PlanError(f"strategy {name} has nothing to score in this network; try another one")
     try:
@@ -73,11 +76,25 @@ def judge(
             images=images,
             across=strategy.across,
             percentile=strategy.percentile and options.get("aggregation", "union") == "union",
-            cumulative=strategy.cumulative,
+            cumulative=strategy.cumulative and options.get("metric", "answers") == "answers",
             seed=judged.seed,
         )
     except ValueError as error:
         raise _refusal(name, error) from error
+
+
+def _tell_of_ties(name: str, found: Mapping[str, torch.Tensor], say: Say) -> None:
+    """Say where a strategy tells no filter from the others: position decides there."""
+    alike = [
+        layer for layer, score in found.items()
+        if len(score) > 1 and bool((score == score[0]).all())
+    ]  # fmt: skip
+    if alike:
+        more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
+        say.note(
+            f"{name} scores all filters of a layer alike in {', '.join(alike[:3])}{more}: unless "
+            "layers coupled to them differ, the first filters stay; try another strategy"
+        )
 
 
 def _refusal(name: str, error: ValueError) -> Exception:

@@ -95,9 +95,15 @@ def look(judged: Judged, temperature: float) -> Mapping[str, moments.Moments]:
         if inputs // pool <= rows.LARGEST:
             layers[member.layer] = pool
     others = judged.batches(judged.others) if judged.others is not None else iter(())
+    rest = None
+    if judged.rejects and judged.others is not None:
+        rest = moments.boundary(
+            module, judged.batches(), judged.batches(judged.others), temperature=temperature
+        )
     return moments.collect(
-        module, layers, judged.batches(), others, seed=judged.seed, temperature=temperature
-    )
+        module, layers, judged.batches(), others, seed=judged.seed, temperature=temperature,
+        rest=rest,
+    )  # fmt: skip
 
 
 def readers(

@@ -28,9 +28,12 @@ class Judged:
     others : Images | None
         Images of dropped classes, without labels; only strategies that contrast use them.
     batch_size : int
-        Images per pass; scores do not depend on it beyond float rounding.
+        Images per pass. Scores do not depend on it beyond float rounding, but for ``contrast``,
+        which draws its directions pass by pass.
     seed : int
         Source of chance for strategies that need one.
+    rejects : bool
+        Whether images of none of the kept classes are to be told from them, too.
     """
 
     model: Model
@@ -39,6 +42,7 @@ class Judged:
     others: Images | None
     batch_size: int
     seed: int
+    rejects: bool = False
 
     def batches(
         self, images: Images | None = None, size: int | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-from capdeploy.errors import ArchitectureError
+from capdeploy.errors import ArchitectureError, PlanError
 from capdeploy.observe import ablation, signals
 from capdeploy.observe.relevance import Explainer
 from capdeploy.observe.rules import Rules
@@ -17,6 +18,9 @@ from capdeploy.progress import Say
 from capdeploy.samples import Images
 from capdeploy.score.judged import Judged
 from capdeploy.strategies import Seen, Strategy, Summary, Value, Watch
+
+AT_ONCE = 256
+"""Images of a pass with filters removed; more, at 224 pixels, would take gigabytes."""
 
 
 @dataclass
@@ -115,6 +119,11 @@ class _Scorer:
         if layer not in self._generators:
             self._generators[layer] = self.judged.generator(layer)
             self._running[layer] = {}
+        # Ranks, counts and maxima would take NaN for a number; a sum does not. (Of weights, the
+        # scores themselves tell.)
+        seen_images = self.watch not in {Watch.WEIGHTS, Watch.NORM_SCALES}
+        if seen_images and not bool(values.sum().isfinite()):
+            raise PlanError(f"layer {layer}: what it answers, or its gradient, is not finite")
         seen = Seen(values=values, generator=self._generators[layer], options=self.options)
         statistic = self._per_image(seen)
         running = self._running[layer].setdefault(statistic.shape[1:], _Running(self._classes))
@@ -173,11 +182,12 @@ def _ablate(scorer: _Scorer, few: Images, permutations: int, say: Say) -> None:
         orders[name] = [
             torch.randperm(seen.widths[name], generator=generator) for _ in range(permutations)
         ]
-    for images, labels in scorer.batches(len(few), few):
-        began = time.monotonic()
-        with torch.no_grad(), evaluating(module):
-            module(images)
-        count = ablation.passes(seen, permutations)
-        minutes = count * (time.monotonic() - began) / 60
-        say.note(f"{count} forward passes of {len(images)} images, about {minutes:.1f} minutes")
+    for place, (images, labels) in enumerate(scorer.batches(AT_ONCE, few)):
+        if not place:
+            began = time.monotonic()
+            with torch.no_grad(), evaluating(module):
+                module(images)
+            count = ablation.passes(seen, permutations) * math.ceil(len(few) / AT_ONCE)
+            minutes = count * (time.monotonic() - began) / 60
+            say.note(f"{count} forward passes of {len(images)} images, about {minutes:.1f} minutes")
         ablation.ablations(module, seen, images, labels, scorer.tell, orders=orders, say=say)

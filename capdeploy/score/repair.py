@@ -2,9 +2,10 @@
 
 A strategy says in which order a group's channels go, in a unit of its own; how many should go
 from each group takes one unit for all. This is one: the error that is left in the readers' outputs
-after the best linear repair, by what it does to the answers among the kept classes: their
-divergence to second order, half the squared change in the Fisher metric (`observe.moments`; Martens
-& Grosse, K-FAC, ICML 2015), which is half of what the strategy ``contrast`` scores.
+after the best linear repair, by what it does to the answers among the kept classes (and *none of
+these*, where an output for that is wanted): their divergence to second order, half the squared
+change in the Fisher metric (`observe.moments`; Martens & Grosse, K-FAC, ICML 2015), which is half
+of what the strategy ``contrast`` scores.
 
 With a group's channels in the order in which they stay, the readers' inputs are written as their
 innovations: what each adds to all before it. Channels that went can be rebuilt from those that
@@ -65,7 +66,10 @@ def curves(judged: Judged, leaving: Mapping[str, Sequence[int]]) -> dict[str, tu
         # A reader that cannot be looked at, for it pads in a way of its own, harms as the others.
         lost *= coupled.read_by(judged.model.module, group) / len(readers)
         if not bool(lost.isfinite().all()):
-            raise PlanError(f"group {group.name}: what its readers see is not finite")
+            raise PlanError(
+                f"group {group.name}: what its readers see is not finite, or its scale varies "
+                "beyond what numbers hold"
+            )
         found[group.name] = (0.0, *lost.cumsum(0).tolist())
     return found
 
@@ -99,7 +103,10 @@ def losses(reader: Consumer, leaving: torch.Tensor) -> torch.Tensor:
     floor = covariance.diagonal().mean().clamp(min=1e-12)
     damped = covariance[order][:, order]
     damped.diagonal().add_(DAMPING * floor)
-    carried = torch.linalg.cholesky(damped).T @ reader.weight[order]
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if int(failed):
+        return torch.full((len(leaving),), float("nan"), dtype=torch.float64)
+    carried = factor.T @ reader.weight[order]
     error = ((carried @ reader.importance) * carried).sum(dim=1).clamp(min=0) / 2
     lost = torch.zeros(len(staying), dtype=torch.float64)
     lost[read] = error[int(other.sum()) :].reshape(len(columns), -1).sum(dim=1)

@@ -51,34 +51,39 @@ def hold(hunt: Hunt, fast: Point) -> bool:
 def fill(hunt: Hunt, fast: Point) -> Point:
     """Give channels back to the best candidate until it is near the budget.
 
-    A network that proves too slow halves what may come back. With whole blocks gone, nothing
+    Where a network proves too slow, half as much may come back; or other groups' channels, where
+    a single group's cost far more than the layers' times say. With whole blocks gone, nothing
     comes back.
 
     Parameters
     ----------
     hunt : Hunt
-        Draws, cuts and measures; it makes at most `MOST` candidates in all.
+        Cuts and measures; it makes at most `MOST` candidates in all.
     fast : Point
         The best candidate of the order of cuts that fits.
 
     Returns
     -------
     Point
-        The best that fits, `fast` if nothing wider does.
+        The widest that was found and fits, `fast` if nothing wider does.
     """
     base, room = hunt.base, _room(hunt, fast)
-    while not hunt.near(fast) and len(hunt.points) < MOST and not fast.plan.removed:
-        limited = hunt.limited(fast.estimate + room)
-        held, left = regrow.wider(hunt.ground, limited, fast.plan)
-        if left <= fast.estimate * (1 + CLOSE):
-            return fast
-        point = hunt.try_out(hunt.draw(left, held))
+    disliked: set[str] = set()
+    while (
+        not hunt.near(fast) and len(hunt.points) < MOST and not fast.plan.removed
+        and room > CLOSE * fast.estimate
+    ):  # fmt: skip
+        back = regrow.wider(hunt.ground, hunt.budget, fast.plan, room, disliked)
+        point = fast if back is None else hunt.try_out(back)
         if hunt.base != base:
             return fast  # all milliseconds have changed: the caller begins anew
-        if hunt.fits(point) and point.trial.measured > fast.trial.measured:
+        if point is not fast and hunt.fits(point):
             fast, room = point, _room(hunt, point)
+        elif len(grown := _grown(fast, point)) == 1 and _costly(hunt, fast, point):
+            disliked |= grown
+            room = _room(hunt, fast)
         else:
-            room = min(room, point.estimate - fast.estimate) / 2
+            room /= 2
     return fast
 
 
@@ -90,3 +95,15 @@ def _room(hunt: Hunt, fast: Point) -> float:
     aim = hunt.most * (1 - TOLERANCE / 4)
     grown = (aim - hunt.fixed) / max(fast.trial.measured - hunt.fixed, 1e-9)
     return fast.estimate * (grown - 1)
+
+
+def _costly(hunt: Hunt, fast: Point, point: Point) -> bool:
+    """Tell whether what came back takes over twice the time that the layers' times say."""
+    said = (point.estimate / fast.estimate - 1) * (fast.trial.measured - hunt.fixed)
+    return point.trial.measured - fast.trial.measured > 2 * said + TOLERANCE * hunt.most
+
+
+def _grown(fast: Point, point: Point) -> set[str]:
+    """Name the groups that are wider."""
+    pairs = zip(fast.plan.groups, point.plan.groups, strict=True)
+    return {was.group for was, now in pairs if len(now.kept) > len(was.kept)}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -115,15 +115,10 @@ class Hunt:
             raise ValueError("the budget limits nothing")
         return self.budget.limit
 
-    def limited(self, estimate: float) -> Budget:
-        """Limit what is estimated, instead of what is measured."""
+    def draw(self, estimate: float) -> PruningPlan:
+        """Draw the plan that is estimated to take no longer."""
         limit = self._limit.model_copy(update={"most": max(estimate, 1e-9), "share": False})
-        return self.budget.model_copy(update={"limit": limit})
-
-    def draw(self, estimate: float, held: Mapping[str, int] | None = None) -> PruningPlan:
-        """Draw the plan that is estimated to take no longer; groups may be `held` for it."""
-        ground = self.ground if held is None else replace(self.ground, held=held)
-        plan = planning.draw(ground, self.limited(estimate))
+        plan = planning.draw(self.ground, self.budget.model_copy(update={"limit": limit}))
         return plan.model_copy(update={"budget": self.budget})
 
     def estimate(self, plan: PruningPlan) -> float:

@@ -21,6 +21,7 @@ from capdeploy.errors import (
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Samples
+from capdeploy.strategies import STRATEGIES
 from capdeploy.train import evaluate, head
 from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.classes import ClassSubset
@@ -120,7 +121,11 @@ def open_inputs(recipe: Recipe, say: Say) -> Inputs:
     ------
     MissingDeviceError
         If a GPU is asked for and there is none.
+    ConfigError
+        If there is no such strategy, or it has no such option.
     """
+    # What is said wrongly is told before images are decoded.
+    STRATEGIES.load(recipe.strategy).settle(recipe.strategy_args, name=recipe.strategy)
     device = device_for(recipe)
     dataset = dataset_of(recipe)
     file = Path(recipe.checkpoint)

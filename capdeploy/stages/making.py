@@ -139,6 +139,12 @@ def tell(drawn: PruningPlan, say: Say) -> None:
         say.note(f"removed whole: {', '.join(map(str, drawn.removed))}")
     for left in drawn.left_whole():
         say.note(f"{left.group} and its group stay whole: {left.whole_because}")
+    asked = drawn.budget.ratio
+    if asked and abs(drawn.realised_ratio - asked) > drawn.budget.tolerance:
+        say.note(
+            f"{drawn.realised_ratio:.1%} of the filters go instead of {asked:.1%}: widths are "
+            f"multiples of {drawn.budget.align} (--align), and groups that stay whole give nothing"
+        )
 
 
 def recover(

@@ -14,7 +14,7 @@ import torch
 
 from capdeploy import recipes
 from capdeploy.bundle import GRAPH
-from capdeploy.errors import ConfigError, MissingExtraError, StepFailedError
+from capdeploy.errors import ConfigError, MissingError, MissingExtraError, StepFailedError
 from capdeploy.export import for_openvino, quantize
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
@@ -88,7 +88,7 @@ def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
     ------
     ConfigError
         If a precision is asked for that no runtime here takes.
-    MissingExtraError
+    MissingError
         If a package for one of them is not installed; better now than after the training.
     """
     target = recipes.profile_of(recipe).runtime
@@ -102,11 +102,8 @@ def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
         found += [(each, "openvino") for each in ("fp16", "int8") if each in recipe.precision]
     for asked in recipe.precision:
         if asked != "fp32" and asked not in {precision for precision, _ in found}:
-            takers = (
-                "openvino, and onnxruntime on cuda"
-                if asked == "fp16"
-                else "onnxruntime and openvino"
-            )
+            both = "onnxruntime and openvino"
+            takers = "openvino, and onnxruntime on cuda" if asked == "fp16" else both
             raise ConfigError(
                 f"--precision {asked} is for {takers}, and the runtimes here are "
                 f"{', '.join(runtimes)} on {', '.join(target.devices)}; add one with --runtimes "
@@ -116,7 +113,10 @@ def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
         packages = [runtime, *(["nncf"] if (precision, runtime) == ("int8", "openvino") else [])]
         for package in packages:
             if find_spec(package) is None:
-                raise MissingExtraError(package, package)
+                raise MissingError(
+                    f"{package} is not installed, and {precision} for {runtime} needs it: pip "
+                    f"install 'capdeploy[{packages[-1]}]', or leave {runtime} out of --runtimes"
+                )
     return found
 
 

@@ -113,7 +113,9 @@ def _pool(
 ) -> room.Judged:
     shown = images.train.take(recipe.score_images, seed=recipe.seed)
     others = images.dropped(len(shown), seed=recipe.seed) if contrasts else None
-    return room.Judged(model, coupled, shown, others, recipe.batch_size, recipe.seed)
+    return room.Judged(
+        model, coupled, shown, others, recipe.batch_size, recipe.seed, recipe.reject_class
+    )
 
 
 def as_nouns(

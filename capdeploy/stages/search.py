@@ -108,12 +108,12 @@ def meet(
     cache: Path,
     say: Say,
 ) -> PruningPlan:
-    """Find the largest network of an order of cuts that meets a budget that is measured.
+    """Find a network that just meets a budget that is measured.
 
     Candidates lie on one line: the order in which the allocation gives channels up. The layers'
     times say where on it to look first; then measurements on both sides of the budget narrow it
     down, at most twelve. Where a step costs far more than the layers' times say, its group is held
-    and the others go on.
+    and the others go on; where steps are too coarse, channels of others come back (`detours`).
 
     Parameters
     ----------

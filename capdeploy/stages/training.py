@@ -64,11 +64,12 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
     MissingDeviceError
         If a GPU is asked for and there is none.
     OutputExistsError
-        If beginning anew would delete the checkpoint that it begins with.
+        If beginning anew would delete the checkpoint that it begins with, or the data.
     """
     device = device_for(recipe)
-    if anew and recipe.init is not None:
-        workplace.refuse_losing(folder, Path(recipe.init))
+    for needed in (recipe.init, recipe.data.partition(":")[2]) if anew else ():
+        if needed:
+            workplace.refuse_losing(folder, Path(needed))
     began = time.monotonic()
     say.step("open the data")
     dataset = dataset_of(recipe)

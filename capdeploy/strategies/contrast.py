@@ -10,7 +10,8 @@ unit that all groups share.
 
 The readers' input covariance is taken over images of the kept classes and of dropped ones: what
 tells the kept classes apart is asked of the kept ones alone, what can be rebuilt from what is
-better known the more kinds of images it is learnt from.
+better known the more kinds of images it is learnt from. Where an output for no kept class is
+wanted, *none of these* is one more answer, and images of dropped classes are asked as well.
 
 The elimination step is that of Hassibi & Stork, Optimal brain surgeon, NIPS 1993, for blocks of
 inputs; the metric that of Martens & Grosse, K-FAC, ICML 2015. Their use for choosing coupled
@@ -77,15 +78,16 @@ def _reader(consumer: Consumer, damping: float, metric: str) -> _Reader:
     floor = consumer.covariance.diagonal().mean().clamp(min=1e-12)
     damped = consumer.covariance + damping * floor * torch.eye(size, dtype=torch.float64)
     weight = consumer.weight
-    if metric == "answers":
-        values, vectors = torch.linalg.eigh(consumer.importance)
-        weight = weight @ (vectors * values.clamp(min=0).sqrt())
     factor, failed = torch.linalg.cholesky_ex(damped)
-    if int(failed) or not bool(factor.isfinite().all()):
+    finite = factor.isfinite().all() & consumer.importance.isfinite().all()
+    if int(failed) or not bool(finite):
         raise PlanError(
             "contrast: what a layer reads is not finite, or so alike that no filter's share can be "
             f"told; raise --strategy-arg damping, {damping:g} now"
         )
+    if metric == "answers":
+        values, vectors = torch.linalg.eigh(consumer.importance)
+        weight = weight @ (vectors * values.clamp(min=0).sqrt())
     inverse = torch.cholesky_inverse(factor)
     return _Reader(inverse, weight.clone(), consumer.columns, consumer.place)
 

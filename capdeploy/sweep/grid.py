@@ -15,6 +15,7 @@ import tomli_w
 from capdeploy import recipes
 from capdeploy.catalog import nearest
 from capdeploy.errors import ConfigError
+from capdeploy.strategies import STRATEGIES
 from capdeploy.values.noun import toml_table
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.sweep import Axis
@@ -138,6 +139,7 @@ def read(file: Path, environment: Mapping[str, str], settings: Sequence[str]) ->
             changes |= keys
         point = dict(zip(axes, (name for name, _ in chosen), strict=True))
         recipe = recipes.resolve(None, environment, settings, changes, base=table)
+        STRATEGIES.load(recipe.strategy).settle(recipe.strategy_args, name=recipe.strategy)
         cells.append(Cell(_name(point), point, recipe))
     _refuse_equal(cells)
     question = tuple(

@@ -79,6 +79,13 @@ def reconstruct(
     module = cut.copy_module().eval()
     cuts = {entry.layer: entry for entry in plan.layers}
     wishes = _wishes(cut, module, cuts, _behind(intact, plan))
+    lost = [name for name, each in cuts.items() if each.kept_in is not None]
+    if unsolved := [name for name in lost if name in cut.trace.filters and name not in wishes]:
+        more = f" and {len(unsolved) - 3} more" if len(unsolved) > 3 else ""
+        say.note(
+            f"not re-solved: {', '.join(unsolved[:3])}{more}: over {LARGEST} inputs, used several "
+            "times, or computed in a way of their own"
+        )
     batches = [batch for source in images for batch in _batches(source, batch_size, cut.device)]
     here, there = Walk(module, batches), Walk(intact.module, batches)
     for done, name in enumerate(wishes):

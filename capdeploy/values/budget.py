@@ -183,6 +183,12 @@ class Budget(Noun):
                 f"ratio {self.ratio:g} is outside [0, 1): 0 cuts the head alone, "
                 "0.75 drops three quarters of the filters, 1 would leave nothing"
             )
+        if self.ratio is not None and self.floor > 1 - self.ratio + 1e-9:
+            raise ValueError(
+                f"ratio {self.ratio:g} leaves {1 - self.ratio:g} of the filters, and floor "
+                f"{self.floor:g} keeps more of every group; lower one of them (a ratio that is not "
+                "given is 0.5)"
+            )
         return self
 
     def part(self, step: int, steps: int, has: float) -> Budget:

@@ -15,8 +15,8 @@ from capdeploy.bench.duel import Arena
 from capdeploy.errors import ConfigError, DigestError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import gate as shown
-from capdeploy.values.gate import Fact, GateReport
-from capdeploy.values.report import Settings
+from capdeploy.values.gate import Fact, GateReport, SkippedRow
+from capdeploy.values.report import Settings, Skipped
 from capdeploy.values.verdict import Incomparable, Inconclusive, Kept, Regressed
 from tests.bench.test_gate_statistics import Weather
 
@@ -228,6 +228,34 @@ def test_a_verdict_needs_one_regression_or_one_open_question():
     worse = Fact(name="MACs", base="1", head="2", outcome="regressed", finding="MACs: 1 -> 2")
     both = unsure.model_copy(update={"facts": (worse,)})
     assert gate.conclude(both) == Regressed(findings=("MACs: 1 -> 2",))
+
+
+def test_what_was_asked_for_by_name_has_to_be_there():
+    """A gate that skips the runtime it was to guard was green."""
+    settings = Settings(bundle="b", runtime="fake", device="cpu", threads=1)
+    row = contest.contest(
+        Weather(0, luck=0.001, jitter=0.001, burst=0), settings, profile(), FEW
+    ).model_copy(update={"verdict": "kept"})  # fmt: skip
+    absent = SkippedRow(
+        settings=settings.model_copy(update={"runtime": "openvino"}),
+        result=Skipped(reason="openvino is not installed", scope="machine"),
+    )
+    report = report_of([row]).model_copy(update={"skipped": (absent,)})
+    assert gate.conclude(report) == Kept()
+    assert gate.conclude(report, ["fake"]) == Kept()
+    found = gate.conclude(report, ["openvino"])
+    assert found == Inconclusive(reasons=("openvino on cpu: openvino is not installed",))
+    # The device is not there, and the runtime was measured on another.
+    cuda = absent.model_copy(update={"settings": settings.model_copy(update={"device": "cuda"})})
+    here = report.model_copy(update={"skipped": (cuda,)})
+    assert gate.conclude(here, ["fake"]) == Kept()
+    assert gate.conclude(here, ["fake", "cpu"]) == Kept()
+    assert gate.conclude(here, ["cuda"]).kind == "inconclusive"
+    nowhere = gate.conclude(here, ["npu"])
+    assert nowhere == Inconclusive(reasons=("nothing that was asked for runs on npu",))
+    # What no machine can do is no open question.
+    never = absent.model_copy(update={"result": Skipped(reason="it runs on no such device")})
+    assert gate.conclude(report.model_copy(update={"skipped": (never,)}), ["openvino"]) == Kept()
 
 
 def report_of(rows):

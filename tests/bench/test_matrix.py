@@ -10,12 +10,13 @@ import time
 import pytest
 
 from capdeploy import bundle, profiles, recipes
-from capdeploy.bench import environment, matrix, topology
+from capdeploy.bench import budgets, environment, matrix, topology
 from capdeploy.bench.clock import CpuMeter, FakeClock, WallClock
+from capdeploy.errors import MissingDeviceError
 from capdeploy.progress import Quiet
 from capdeploy.report import tables
 from capdeploy.values.noise import Noise
-from capdeploy.values.report import BenchmarkReport, Measured, Row, Settings
+from capdeploy.values.report import BenchmarkReport, Measured, Row, Settings, Skipped
 
 PINS = hasattr(os, "sched_setaffinity")
 
@@ -79,6 +80,17 @@ def test_an_interrupt_keeps_the_rows_that_ended_and_names_the_others(run):
     assert "interrupted; 1 row(s) not measured: ratio-0.5 in openvino on cpu" in notes
     with pytest.raises(KeyboardInterrupt):
         matrix.conclude(report)
+
+
+def test_a_benchmark_of_nothing_is_none(run):
+    """Every row skipped used to end with 0."""
+    report = matrix.run([bundle.read(run.bundle)], only("onnxruntime"), seconds=0.1, say=Quiet())
+    budgets.require_any(report)
+    (row,) = report.rows
+    absent = row.model_copy(update={"result": Skipped(reason="no such device", scope="machine")})
+    budgets.require_any(report.model_copy(update={"rows": (row, absent)}))
+    with pytest.raises(MissingDeviceError, match=r"nothing was measured, .*: no such device"):
+        budgets.require_any(report.model_copy(update={"rows": (absent,)}))
 
 
 def test_an_interrupt_before_the_first_row_is_only_that(run):

@@ -59,6 +59,15 @@ def test_new_writes_a_valid_profile_that_explains_itself(capdeploy, tmp_path, ba
     assert capdeploy("profiles", "validate", "mine.toml")[0] == 0
 
 
+def test_a_file_that_a_new_profile_builds_on_is_named_from_its_folder(capdeploy, tmp_path):
+    assert capdeploy("profiles", "new", "common")[0] == 0
+    (tmp_path / "boards").mkdir()
+    made = ("profiles", "new", "mine", "--inherits", "common.toml", "-o", "boards/mine.toml")
+    assert capdeploy(*made)[0] == 0
+    code, out, err = capdeploy("profiles", "validate", "boards/mine.toml")
+    assert code == 0, out + err
+
+
 def test_new_replaces_nothing_unless_forced(capdeploy, tmp_path):
     file = tmp_path / "folder" / "mine.toml"
     file.parent.mkdir()

@@ -87,6 +87,56 @@ def test_other_images_count_for_inputs_only(tiny):
     assert torch.equal(both.importance, alone.importance)
 
 
+def test_with_a_rest_importance_is_the_fisher_matrix_of_one_more_answer(tiny):
+    """Of the kept classes' images and of others, and the further answer is the same for all."""
+    rest, total = 0.3, torch.zeros(4, 4, dtype=torch.float64)
+    for seed in range(30):
+        found = moments.collect(
+            tiny, {"head": 1}, batches(2), batches(4), seed=seed, temperature=1.0, rest=rest
+        )["head"]  # fmt: skip
+        total += found.importance / found.gradients
+    exact, count = torch.zeros(4, 4, dtype=torch.float64), 0
+    for images, _ in (*batches(2), *batches(4)):
+        logits = tiny(images).detach().double()
+        whole = torch.cat([logits, torch.full((len(logits), 1), rest)], dim=1)
+        for p in torch.softmax(whole, dim=1)[:, :4]:
+            exact += torch.diag(p) - torch.outer(p, p)
+            count += 1
+    assert found.gradients == count
+    assert torch.allclose(total / 30, exact / count, atol=0.01)
+
+
+def test_the_boundary_lies_between_the_kept_classes_and_the_rest(tiny):
+    kept, rest = (
+        torch.cat([3 * (tiny(images).detach() / 3).logsumexp(dim=1) for images, _ in batches(few)])
+        for few in (2, 4)
+    )
+    found = moments.boundary(tiny, batches(2), batches(4), temperature=3.0)
+    assert found == pytest.approx(float(kept.mean() + rest.mean()) / 2)
+
+
+class Twice(Tiny):
+    def forward(self, images):
+        return super().forward(images) + super().forward(images.flip(-1))
+
+
+def test_a_layer_that_runs_twice_matters_twice():
+    """Were its calls counted as images, it would look half as important."""
+    torch.manual_seed(0)
+    once, twice = Tiny().eval(), Twice().eval()
+    twice.load_state_dict(once.state_dict())
+    total = torch.zeros(4, 4, dtype=torch.float64)
+    for seed in range(30):
+        found = collect(twice, {"head": 1}, seed=seed)["head"]
+        total += found.importance / found.gradients
+    assert found.gradients == 4 * 32
+    exact = torch.zeros(4, 4, dtype=torch.float64)
+    for images, _ in batches():
+        for p in torch.softmax(twice(images).detach().double(), dim=1):
+            exact += 2 * (torch.diag(p) - torch.outer(p, p)) / found.gradients
+    assert torch.allclose(total / 30, exact, atol=0.02)
+
+
 @pytest.mark.parametrize(
     "layer",
     [

@@ -61,12 +61,13 @@ def test_relevance_is_conserved(name):
     assert set(found.layers) == set(trace(network, images).filters)
 
 
+@pytest.mark.parametrize("size", [64, 32])  # at 32 the last gates and signals are a single pixel
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x0_5"])
-def test_gates_and_splits_are_walked_through(name):
+def test_gates_and_splits_are_walked_through(name, size):
     """With biases some relevance is absorbed; what the layers are given is finite and not lost."""
     torch.manual_seed(0)
     network = settled(SOURCES.load("torchvision").build(name, {}, 10))
-    images = example()
+    images = example(size)
     seen = trace(network, images)
     explainer = Explainer(network, seen, Rules(), images)
     found = explainer.explain(images, network(images).argmax(dim=1))

@@ -10,7 +10,7 @@ from torch import nn
 
 from capdeploy import rebuild
 from capdeploy.errors import ArchitectureError, PlanError
-from capdeploy.prune import apply, groups, votes, widths
+from capdeploy.prune import apply, groups, sound, votes, widths
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.train import head
@@ -108,6 +108,34 @@ def test_a_padded_shortcut_is_left_whole_by_name():
     assert set(blocked) == {"conv1"}  # the residual stream, padded where it widens
     assert "padded or shuffled shortcut" in blocked["conv1"]
     assert len(found) == 10  # the inside of each of the nine blocks is free
+
+
+def test_groups_that_are_sound_alone_but_not_together_are_told_apart(residual, monkeypatch):
+    """No real network is known to do it, so whether a set is sound is made up here."""
+    found = [each for each in groups.find(residual) if each.obstacle is None]
+    one, other = found[0].name, found[-1].name
+
+    def alike(model, tried, images):
+        return not {one, other} <= {group.name for group in tried}
+
+    monkeypatch.setattr(sound, "_alike", alike)
+    checked = sound.checked(residual, found)
+    assert [each.name for each in checked if each.obstacle == sound.REASON] == [other]
+
+
+def test_the_largest_of_several_filters_speaks_for_a_channel_by_maximum():
+    """A group of a grouped convolution is one channel: a filter loud for one class counts."""
+    torch.manual_seed(0)
+    model = wrap(nets.Grouped(), "tests.nets:Grouped")
+    scores = scores_for(model)
+    group = next(each for each in groups.find(model) if each.unit > 1)
+    found = votes.group_scores(group, scores.model_copy(update={"across": "max"}))
+    makers = [each for each in group.members if each.side == "out" and scores.of(each.layer)]
+    assert max(len(places) for each in makers for places in each.positions) > 1
+    assert found == [
+        max(scores.of(each.layer)[place] for each in makers for place in each.positions[channel])
+        for channel in range(group.width)
+    ]
 
 
 def test_a_shuffle_is_left_whole_by_name_and_the_rest_is_cut():

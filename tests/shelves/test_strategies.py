@@ -4,13 +4,15 @@ import copy
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capdeploy import score
-from capdeploy.errors import ConfigError, PlanError
+from capdeploy.errors import ConfigError, PlanError, StepFailedError
+from capdeploy.observe.relevance import Explainer
 from capdeploy.observe.taps import tapped
 from capdeploy.progress import Quiet
 from capdeploy.prune import groups, votes
@@ -23,7 +25,7 @@ from capdeploy.values.budget import Budget
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.scores import FilterScores, LayerScores
 from tests import nets
-from tests.conftest import wrap
+from tests.conftest import shaken, wrap
 from tests.references import scoring
 
 ALL = STRATEGIES.names()
@@ -188,11 +190,14 @@ def test_a_whole_head_of_many_outputs_takes_no_more_memory(digits):
 
 
 @pytest.mark.parametrize("name", [n for n in SEEING if n != "shapley"])
-def test_what_is_held_does_not_grow_with_the_images(name, narrow, digits):
+def test_what_is_held_does_not_grow_with_the_images(name, digits):
     """Between batches only two vectors per layer remain, however many images were seen."""
     import gc
 
-    images = digits.train
+    torch.manual_seed(0)
+    narrow = head.cut(wrap(shaken(nets.Chain(width=4))), digits.classes)
+    rows, labels = (np.resize(each, 10_000) for each in (digits.train.rows, digits.train.labels))
+    images = dataclasses.replace(digits.train, rows=rows, labels=labels)
 
     def held_after(count: int) -> int:
         passes, held = 0, []
@@ -211,14 +216,91 @@ def test_what_is_held_does_not_grow_with_the_images(name, narrow, digits):
         for hook in (count_passes, watch):
             handle = narrow.module.register_forward_pre_hook(hook)
             try:
-                scored(name, narrow, images.take(count, seed=0), batch_size=8, seed=0)
+                scored(name, narrow, images.take(count, seed=0), batch_size=50, seed=0)
             finally:
                 handle.remove()
         assert held
         return sum(held)
 
-    few, many = held_after(16), held_after(96)
+    few, many = held_after(100), held_after(10_000)
     assert many <= few * 1.05
+
+
+@pytest.mark.parametrize(
+    ("name", "backward"), [("ocap", 0), ("apoz", 0), ("taylor", 1), ("hwai", 1), ("contrast", 1)]
+)
+def test_an_image_is_passed_once_forward_and_once_back_at_most(name, backward, narrow, digits):
+    """LRP runs a copy of its own; see the test below."""
+    few = digits.train.take(24, seed=0)
+    judged = score.Judged(narrow, groups.find(narrow), few, None, 8, 0)
+    counts = {"forward": 0, "backward": 0}
+    first = narrow.module.get_submodule(narrow.trace.filters[0])
+
+    def forth(module, inputs, output):
+        counts["forward"] += 1
+        if output.requires_grad:
+            output.register_hook(back)
+
+    def back(gradient):
+        counts["backward"] += 1
+
+    handle = first.register_forward_hook(forth)
+    score.run(name, judged)
+    handle.remove()
+    assert counts == {"forward": 3, "backward": 3 * backward}
+
+
+def test_relevance_takes_one_pass_forward_and_one_back(narrow, digits, monkeypatch):
+    counts = {"forward": 0, "explain": 0}
+    explain, forward = Explainer.explain, Explainer._forward
+
+    def counted(name, call):
+        def wrapped(*given, **named):
+            counts[name] += 1
+            return call(*given, **named)
+
+        return wrapped
+
+    monkeypatch.setattr(Explainer, "explain", counted("explain", explain))
+    monkeypatch.setattr(Explainer, "_forward", counted("forward", forward))
+    scored("lrp", narrow, digits.train.take(24, seed=0), batch_size=8)
+    assert counts == {"forward": 3, "explain": 3}
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_activations_that_are_not_finite_are_refused(name, narrow, digits):
+    """The weights are finite: a running variance below zero makes NaN of what it divides."""
+    norm = narrow.trace.norm_of[narrow.trace.filters[0]]
+    with torch.no_grad():
+        narrow.module.get_submodule(norm).running_var.fill_(-1.0)
+    with pytest.raises((PlanError, StepFailedError), match=r"finite|nan"):
+        scored(name, narrow, digits.train.take(12, seed=0))
+
+
+def test_where_a_strategy_tells_no_filter_from_another_it_is_said(narrow, digits):
+    lines = []
+
+    class Heard(Quiet):
+        def note(self, message):
+            lines.append(message)
+
+    norms = [narrow.module.get_submodule(name) for name in narrow.trace.norm_of.values()]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.fill_(1.0)
+    shown = digits.train.take(8, seed=0)
+    judged = score.Judged(narrow, groups.find(narrow), shown, None, 8, 0)
+    score.run("bn_scale", judged, {}, Heard())
+    assert "bn_scale scores all filters of a layer alike in" in lines[-1]
+    score.run("ocap", judged, {}, Heard())
+    assert len(lines) == 1
+
+
+def test_plain_contrast_is_in_no_unit_that_groups_share(narrow, digits):
+    """Its harm is then the repair's, as every other strategy's."""
+    shown = digits.train.take(24, seed=0)
+    assert scored("contrast", narrow, shown).cumulative
+    assert not scored("contrast", narrow, shown, metric="plain").cumulative
 
 
 def test_ocap_orders_as_the_union_does():

@@ -95,6 +95,8 @@ BAD_REQUESTS = [
     (("--ratio", "1.5"), 2, "ratio.*less than 1"),
     (("--ratio", "-0.1"), 2, "ratio.*greater than or equal to 0"),
     (("--ratio", "abc"), 2, "'abc' is not a number"),
+    (("--ratio", "0.9", "--floor", "0.5"), 2, "ratio 0.9 leaves 0.1 .* floor 0.5 keeps more"),
+    (("--runtime", "onnxrntime"), 2, "unknown runtime 'onnxrntime'; did you mean onnxruntime"),
     (("--max-macs", "half"), 2, "'half' is not a limit; expected 50%"),
     (("--max-macs", "1%"), 2, "cannot be met: .* remain with every group at its floor"),
     (("--max-macs", "50%,50%"), 2, "a budget is given twice"),

@@ -17,12 +17,13 @@ from capdeploy.cli import main
 from capdeploy.errors import BudgetError
 from capdeploy.observe import shapes
 from capdeploy.progress import Quiet
-from capdeploy.prune import apply, groups
+from capdeploy.prune import apply, groups, regrow
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import Ledger, Meter
+from capdeploy.stages import detours, kernels, latency, search
 from capdeploy.stages import hunt as hunts
-from capdeploy.stages import kernels, latency, search
+from capdeploy.stages.memory import MemoryHunt
 from capdeploy.stages.place import Place
 from capdeploy.train import head
 from capdeploy.values.budget import Budget, Limit
@@ -539,6 +540,57 @@ def test_where_the_order_is_too_coarse_channels_of_other_steps_come_back(
         for name, keep in wider.items():
             left.take(name, keep)
         assert wider[cut.group] == len(cut.kept) or left.left > 0.992 * share * whole
+
+
+def test_a_width_that_a_kernel_dislikes_does_not_keep_other_channels_away(ground, tmp_path):
+    """With even shares the order's next network is far; the first group to come back is slow."""
+    model, drawn_on = ground
+    budget = of_latency("45%", allocation="uniform", align=6)
+    whole = drawn_on.meter("latency").whole(model.geometry)
+    plain = Simulated(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
+    plain.formula = lambda left: left
+    plain.begin(model)
+    short = plain.draw(0.36 * whole)
+    fast = plain.try_out(short)
+    back = regrow.wider(plain.ground, budget, short, 0.02 * whole)
+    (grown,) = detours._grown(fast, plain.try_out(back))
+    found = Disliking(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
+    found.formula, found.penalty = plain.formula, 0.5 * whole
+    found.layer, found.liked = grown, len(next(c for c in short.groups if c.group == grown).kept)
+    found.begin(model)
+    best = detours.fill(found, found.try_out(short))
+    kept = {cut.group: len(cut.kept) for cut in best.plan.groups}
+    assert kept[grown] == found.liked
+    assert best.estimate > 1.05 * fast.estimate
+    assert found.fits(best)
+
+
+class Weighing(MemoryHunt):
+    """Memory by a formula; what the layers count is on another scale than the files' bytes."""
+
+    def _written(self, model, name):
+        self.last = model.geometry.cost().parameters
+        return self.folder / f"{name}.onnx"
+
+    def _measure(self, file):
+        self.fixed = 50.0
+        peak = 50.0 + self.last / 1e3
+        return [(getattr(self, "base", peak), peak)], False
+
+    def _export(self, plan, name):
+        self.last = plan.after.parameters
+        return self.folder / f"{name}.onnx"
+
+
+@pytest.mark.parametrize("align", [6, 12])
+def test_a_memory_whose_steps_are_coarse_ends(ground, tmp_path, align):
+    model, drawn_on = ground
+    budget = Budget(limit=Limit.parse("rss", "55MiB"), allocation="global", align=align)
+    found = Weighing(model, drawn_on, budget, PLACE, tmp_path, tmp_path, Quiet())
+    found.begin(model)
+    plan = found.record(search.narrow_down(found))
+    assert len(plan.search.trials) <= hunts.MOST
+    assert plan.search.result.measured <= 55
 
 
 @pytest.mark.parametrize(("parameters", "binds"), [("60%", False), ("10%", True)])

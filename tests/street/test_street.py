@@ -25,6 +25,7 @@ from capdeploy.values.report import RunReport
 from tests import nets
 from tests.commands import ROOT, base, capdeploy
 from tests.conftest import recipe
+from tests.prune.test_groups_and_cut import draw
 
 
 def test_the_record_of_a_run(run):
@@ -49,6 +50,22 @@ def test_the_same_recipe_gives_the_same_network(run, trained, tmp_path):
     pipeline.compress(recipe(trained), again, Quiet())
     for name in (bundle.WEIGHTS, bundle.PLAN):
         assert (again / "ratio-0.5" / name).read_bytes() == (run.bundle / name).read_bytes()
+
+
+def test_a_ratio_that_widths_cannot_realise_is_said(chain):
+    """Of 16, 32 and 24 channels, multiples of 8: nine tenths cannot go."""
+    lines = []
+
+    class Heard(Quiet):
+        def note(self, message):
+            lines.append(message)
+
+    _, plan = draw(chain, 0.9, align=8)
+    making.tell(plan, Heard())
+    assert f"{plan.realised_ratio:.1%} of the filters go instead of 90.0%" in lines[-1]
+    _, plan = draw(chain, 0.5, align=1)
+    making.tell(plan, Heard())
+    assert len(lines) == 1
 
 
 def test_several_ratios_and_a_kept_head(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_the_command_makes_a_checkpoint_that_compress_takes_as_it_is(tmp_path, c
     assert "layer1.0.conv1" in told.out
 
 
-def test_an_existing_run_is_gone_on_with_only_if_asked(tmp_path, capsys):
+def test_an_existing_run_is_gone_on_with_only_if_asked(tmp_path, capsys, monkeypatch):
     output = tmp_path / "trained"
     assert run(tmp_path, *train_words(output)) == 0
     assert run(tmp_path, *train_words(output)) == 2
@@ -154,6 +155,16 @@ def test_an_existing_run_is_gone_on_with_only_if_asked(tmp_path, capsys):
     assert run(tmp_path, *train_words(output, "--resume", "--seed", "7")) == 2
     assert "another recipe" in capsys.readouterr().err
     assert (output / "training.toml").read_bytes() == before
+    assert run(tmp_path, *train_words(output, "--resume", "--force")) == 2
+    assert "leave one of them out" in capsys.readouterr().err
+    assert (output / "training.toml").read_bytes() == before
+    with monkeypatch.context() as inside:
+        inside.chdir(output)
+        assert run(tmp_path, *train_words(Path.cwd(), "--force")) == 2
+    assert "cannot be replaced, it is the folder that this runs in" in capsys.readouterr().err
+    empty = tmp_path / "volume"
+    empty.mkdir()
+    assert run(tmp_path, *train_words(empty)) == 0
     foreign = tmp_path / "mine"
     foreign.mkdir()
     (foreign / "notes.txt").write_text("mine")
