@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
@@ -92,6 +93,30 @@ class Catalog(Generic[Member]):
                 raise
             raise MissingExtraError(missing, EXTRAS.get(missing, "compress")) from error
         return cast(Member, getattr(module, self._attribute))
+
+
+def listed(names: Sequence[str], *, most: int = 3) -> str:
+    """List names in a message, and say how many are left out.
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        What is listed.
+    most : int
+        How many of them are spelt out.
+
+    Returns
+    -------
+    str
+        A clause.
+
+    Examples
+    --------
+    >>> listed(("a", "b", "c", "d", "e"))
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def nearest(name: str, known: tuple[str, ...], *, most: int = 12) -> str:

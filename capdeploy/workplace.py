@@ -22,17 +22,13 @@ LOCK = ".lock"
 """Held by who works in a temporary folder; the kernel lets go of it when that process ends."""
 
 
-def _nothing(work: Path) -> bool:
-    return False
-
-
 @contextmanager
 def open_workplace(
     output: Path,
     *,
     force: bool = False,
     adopt: Path | None = None,
-    salvage: Callable[[Path], bool] = _nothing,
+    salvage: Callable[[Path], bool] = lambda _: False,
     scrap: str | None = None,
 ) -> Iterator[Path]:
     """Give a temporary folder that becomes `output` when the block ends well.
@@ -171,12 +167,16 @@ def refuse_existing(output: Path, *, force: bool) -> None:
     if not force:
         raise OutputExistsError(f"{output} exists; choose another --output or add --force")
     refuse_standing(output)
-    ours = output.is_dir() and (not any(output.iterdir()) or (output / bundle.RECIPE).is_file())
-    if not ours:
+    if not is_empty(output) and not (output / bundle.RECIPE).is_file():
         raise OutputExistsError(
             f"{output} is not the output of an earlier run (it has no {bundle.RECIPE}), so "
             "--force will not replace it; choose another --output"
         )
+
+
+def is_empty(path: Path) -> bool:
+    """Tell whether a path is a folder with nothing in it."""
+    return path.is_dir() and not any(path.iterdir())
 
 
 def refuse_standing(output: Path, *, mounted: bool = True) -> None:

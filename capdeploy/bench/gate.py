@@ -175,7 +175,7 @@ def _absent(report: GateReport, required: Collection[str]) -> Iterator[str]:
         missing = [row for row in skipped if row.result.scope == "machine"]
         if missing:
             yield _why(missing[0])
-        elif not skipped and report.verdict.kind != "incomparable":
+        elif not skipped:
             yield f"nothing that was asked for runs on {name}"
 
 

@@ -42,7 +42,7 @@ def command(
     from capdeploy.tracking import tracked
 
     ours = (output / stages.TRAINING_RECIPE).is_file()
-    if output.exists() and not _is_empty(output) and not (ours and (resume or force)):
+    if output.exists() and not workplace.is_empty(output) and not (ours and (resume or force)):
         hint = "--resume or --force" if ours else "another --output"
         raise OutputExistsError(f"{output} exists; use {hint}")
     if ours and force:
@@ -50,7 +50,3 @@ def command(
     with tracked(recipe, output.resolve().name, Progress()) as say:
         report = stages.train(recipe, output, say, anew=force)
     tell(style, report.to_json(), training.tables(report, output))
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())

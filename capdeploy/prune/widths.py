@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from capdeploy.catalog import listed
 from capdeploy.errors import PlanError
 from capdeploy.prune import allocate
 from capdeploy.prune.ground import Ground
@@ -162,11 +163,10 @@ def _missed(
             "for another limit"
         )
     blocked = [f"{name} ({reason})" for name, reason in reasons.items() if reason is not None]
-    held = f"; left whole: {', '.join(blocked[:4])}" if blocked else ""
-    more = f" and {len(blocked) - 4} more" if len(blocked) > 4 else ""
+    held = f"; left whole: {listed(blocked, most=4)}" if blocked else ""
     return (
         f"the budget of {most:,.0f} {unit} cannot be met: {left:,.0f} remain with every group at "
-        f"its floor (align {budget.align}, floor {budget.floor:g}){held}{more}"
+        f"its floor (align {budget.align}, floor {budget.floor:g}){held}"
     )
 
 

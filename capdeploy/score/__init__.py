@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from capdeploy.catalog import listed
 from capdeploy.errors import PlanError
 from capdeploy.progress import Quiet, Say
 from capdeploy.score import coupled, layers
@@ -90,10 +91,9 @@ def _tell_of_ties(name: str, found: Mapping[str, torch.Tensor], say: Say) -> Non
         if len(score) > 1 and bool((score == score[0]).all())
     ]  # fmt: skip
     if alike:
-        more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
         say.note(
-            f"{name} scores all filters of a layer alike in {', '.join(alike[:3])}{more}: unless "
-            "layers coupled to them differ, the first filters stay; try another strategy"
+            f"{name} scores all filters of a layer alike in {listed(alike)}: unless layers "
+            "coupled to them differ, the first filters stay; try another strategy"
         )
 
 

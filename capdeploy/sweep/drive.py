@@ -90,7 +90,7 @@ def require(report: SweepReport) -> None:
 
 def _prepare(grid: Grid, folder: Path, *, resume: bool) -> None:
     ours = (folder / SWEEP).is_file()
-    if folder.exists() and not (resume and ours) and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (resume and ours) and not workplace.is_empty(folder):
         hint = "--resume goes on with it" if ours else "it is no sweep; choose another --output"
         raise OutputExistsError(f"{folder} exists; {hint}")
     try:

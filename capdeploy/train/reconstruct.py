@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from capdeploy.catalog import listed
 from capdeploy.model import Model
 from capdeploy.observe.rows import (
     LARGEST,
@@ -81,10 +82,9 @@ def reconstruct(
     wishes = _wishes(cut, module, cuts, _behind(intact, plan))
     lost = [name for name, each in cuts.items() if each.kept_in is not None]
     if unsolved := [name for name in lost if name in cut.trace.filters and name not in wishes]:
-        more = f" and {len(unsolved) - 3} more" if len(unsolved) > 3 else ""
         say.note(
-            f"not re-solved: {', '.join(unsolved[:3])}{more}: over {LARGEST} inputs, used several "
-            "times, or computed in a way of their own"
+            f"not re-solved: {listed(unsolved)}: over {LARGEST} inputs, used several times, or "
+            "computed in a way of their own"
         )
     batches = [batch for source in images for batch in _batches(source, batch_size, cut.device)]
     here, there = Walk(module, batches), Walk(intact.module, batches)

@@ -251,6 +251,8 @@ def test_an_image_is_passed_once_forward_and_once_back_at_most(name, backward, n
 
 
 def test_relevance_takes_one_pass_forward_and_one_back(narrow, digits, monkeypatch):
+    """They run in a copy that no hook on the network hears, so its two ways in are counted; both
+    still do their work."""
     counts = {"forward": 0, "explain": 0}
     explain, forward = Explainer.explain, Explainer._forward
 
