@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from capdeploy import bundle, rebuild, workplace
+from capdeploy.cli import main
 from capdeploy.errors import ConfigError, DigestError, OutputExistsError, UsageError
 from capdeploy.values.plan import PruningPlan
 
@@ -50,6 +51,21 @@ def test_every_flipped_character_of_the_manifest_is_found(copied):
         path.write_text(text[:at] + other + text[at + 1 :])
         with pytest.raises((DigestError, ConfigError)):
             bundle.verify(bundle.read(copied))
+
+
+def test_every_bundle_of_a_run_is_checked_and_named(run, tmp_path, capsys):
+    shutil.copytree(run.folder, tmp_path / "run")
+    labels = tmp_path / "run" / "baseline" / "labels.txt"
+    labels.write_text(labels.read_text() + "\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(tmp_path / "run"), "-f", "json"])
+    shown = capsys.readouterr()
+    assert stop.value.code == 1
+    assert f"{labels}: " in shown.err
+    first, second = json.loads(shown.out)["bundles"]
+    assert (first["name"], first["ok"]) == ("baseline", False)
+    assert first["problem"] in shown.err
+    assert (second["name"], second["ok"], "problem" in second) == ("ratio-0.5", True, False)
 
 
 def test_a_run_with_a_lost_manifest_is_not_whole(run, tmp_path):

@@ -16,15 +16,24 @@ from capdeploy.cli._output import format_option, tell
 def command(path: Path, style: str) -> None:
     """Check every file of the bundle at PATH (or of all bundles of a run's folder)."""
     from capdeploy import bundle
+    from capdeploy.errors import CapdeployError
     from capdeploy.report.tables import Table
 
-    found = bundle.find(path)
-    for entry in found:
-        bundle.verify(entry)
-        bundle.require_parity(entry)
-    rows = tuple((entry.manifest.name, str(len(entry.manifest.files)), "ok") for entry in found)
-    document = {
-        "schema_version": 1,
-        "bundles": [{"name": name, "files": int(files), "ok": True} for name, files, _ in rows],
-    }
+    wrong: list[CapdeployError] = []
+    entries = []
+    for entry in bundle.find(path):
+        said = {"name": entry.manifest.name, "files": len(entry.manifest.files), "ok": True}
+        try:
+            bundle.verify(entry)
+            bundle.require_parity(entry)
+        except CapdeployError as error:  # the others are looked at too, then it is raised
+            wrong.append(error)
+            said |= {"ok": False, "problem": str(error)}
+        entries.append(said)
+    rows = tuple(
+        (str(said["name"]), str(said["files"]), str(said.get("problem", "ok"))) for said in entries
+    )
+    document = {"schema_version": 1, "bundles": entries}
     tell(style, json.dumps(document), [Table("Verified", ("bundle", "files", "result"), rows)])
+    if wrong:
+        raise wrong[0]

@@ -183,7 +183,7 @@ class Explainer:
             )
         else:
             again = self._again(node, values, sources)
-            shares = rules.operation(kind, again, inputs, relevance)
+            shares = rules.operation(kind, again, inputs, relevance, self._rules)
         yield from zip(sources, shares, strict=True)
 
     def _again(

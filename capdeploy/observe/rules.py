@@ -4,7 +4,8 @@
 - convolutions: alpha1beta0 (contributions of the response's own sign only, bias left out), or
   gamma, or epsilon;
 - linear layers: epsilon; a bias keeps its share;
-- residual additions: to the summands of the result's own sign (epsilon's rule where signs agree);
+- residual additions: to the summands of the result's own sign (epsilon's rule where signs agree),
+  or epsilon;
 - average pooling: in proportion to the responses; max pooling: to the winner;
 - activations, dropout and element-wise normalisation: unchanged, they have one input each;
 - products with a gate (squeeze-excite): all to the gated signal, nothing to the gate;
@@ -20,7 +21,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -52,6 +53,8 @@ class Rules:
         ``alpha1beta0``, ``gamma`` or ``epsilon``.
     gamma : float
         Extra weight of positive parts under the gamma rule.
+    addition : str
+        ``signed`` or ``epsilon``.
     bounds : tuple[tuple[float, ...], tuple[float, ...]] | None
         Lowest and highest value of each input channel, for zB; None treats the first layer as
         any other.
@@ -59,6 +62,7 @@ class Rules:
 
     convolution: str = "alpha1beta0"
     gamma: float = 0.25
+    addition: str = "signed"
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
@@ -74,6 +78,16 @@ class Halves:
     def __init__(self, layer: nn.Conv2d) -> None:
         self.layer, weight = layer, layer.weight.detach()
         self.positive, self.negative = weight.clamp(min=0), weight.clamp(max=0)
+
+
+class _Passage(NamedTuple):
+    """A convolution, what it read and answered, and the relevance of its answer."""
+
+    halves: Halves
+    inputs: torch.Tensor
+    response: torch.Tensor
+    relevance: torch.Tensor
+    rules: Rules
 
 
 def _steady(values: torch.Tensor) -> torch.Tensor:
@@ -109,13 +123,8 @@ def _convolve(layer: nn.Conv2d, weight: torch.Tensor) -> Callable[[torch.Tensor]
     return call
 
 
-def _box(
-    halves: Halves,
-    inputs: torch.Tensor,
-    response: torch.Tensor,
-    relevance: torch.Tensor,
-    rules: Rules,
-) -> torch.Tensor:
+def _box(given: _Passage) -> torch.Tensor:
+    halves, inputs, _, relevance, rules = given
     layer = halves.layer
     low, high = (
         inputs.new_tensor(bound)[None, :, None, None].expand_as(inputs)
@@ -133,13 +142,8 @@ def _box(
     return sum((part * slope for part, slope in zip(parts, slopes, strict=True)), torch.zeros(()))
 
 
-def _alpha1beta0(
-    halves: Halves,
-    inputs: torch.Tensor,
-    response: torch.Tensor,
-    relevance: torch.Tensor,
-    rules: Rules,
-) -> torch.Tensor:
+def _alpha1beta0(given: _Passage) -> torch.Tensor:
+    halves, inputs, response, relevance, _ = given
     # Behind a ReLU a negative response has no relevance. Without one (linear bottlenecks) it has,
     # and then it is the negative contributions that made it.
     rest = torch.where(response < 0, relevance, 0.0)
@@ -173,26 +177,16 @@ def _of_one_sign(
     return parts[0] * slopes[0] + parts[1] * slopes[1]
 
 
-def _gamma(
-    halves: Halves,
-    inputs: torch.Tensor,
-    response: torch.Tensor,
-    relevance: torch.Tensor,
-    rules: Rules,
-) -> torch.Tensor:
+def _gamma(given: _Passage) -> torch.Tensor:
+    halves, inputs, _, relevance, rules = given
     weight = halves.layer.weight + rules.gamma * halves.positive
     call = _convolve(halves.layer, weight)
     slope = _back(call, (inputs,), lambda total: relevance / _steady(total))
     return inputs * slope[0]
 
 
-def _epsilon(
-    halves: Halves,
-    inputs: torch.Tensor,
-    response: torch.Tensor,
-    relevance: torch.Tensor,
-    rules: Rules,
-) -> torch.Tensor:
+def _epsilon(given: _Passage) -> torch.Tensor:
+    halves, inputs, _, relevance, _ = given
     slope = _back(halves.layer, (inputs,), lambda total: relevance / _steady(total))
     return inputs * slope[0]
 
@@ -232,11 +226,11 @@ def convolution(
         (N, C, H, W).
     """
     rule = _box if boxed else _CONVOLUTIONS[rules.convolution]
-    return rule(halves, inputs, response, relevance, rules)
+    return rule(_Passage(halves, inputs, response, relevance, rules))
 
 
 def operation(
-    kind: Any, again: Callable[..., Any], inputs: Tensors, relevance: torch.Tensor
+    kind: Any, again: Callable[..., Any], inputs: Tensors, relevance: torch.Tensor, rules: Rules
 ) -> Shares:
     """Hand the relevance of any other operation's result to its inputs.
 
@@ -250,6 +244,8 @@ def operation(
         The tensors that it read.
     relevance : torch.Tensor
         Of its result, in the result's shape.
+    rules : Rules
+        Which rule for additions.
 
     Returns
     -------
@@ -260,7 +256,7 @@ def operation(
     if not module and len(inputs) > 1 and kind in _MULTIPLY:
         return _to_the_signal(inputs, relevance)
     if not module and len(inputs) > 1 and kind in _ADD:
-        return _sum(inputs, relevance)
+        return _sum(inputs, relevance, signed=rules.addition == "signed")
     if isinstance(kind, _WEIGHERS) or (not module and kind in _WEIGHING):
         slopes = _back(again, inputs, lambda total: relevance / _steady(total))
         return tuple(value * slope for value, slope in zip(inputs, slopes, strict=True))
@@ -271,17 +267,20 @@ def operation(
     return _back(again, inputs, relevance)
 
 
-def _sum(inputs: Tensors, relevance: torch.Tensor) -> Tensors:
-    """Split among the summands of the sum's own sign, in proportion to their values.
+def _sum(inputs: Tensors, relevance: torch.Tensor, *, signed: bool) -> Tensors:
+    """Split in proportion to the summands' values; signed, among those of the sum's own sign.
 
     That is the convolutions' rule, and epsilon's where signs agree. Where they do not, epsilon
-    would hand out two shares that are larger than the whole, of opposite sign; see decision 0009.
+    hands out two shares that are larger than the whole, of opposite sign; see decision 0009.
     """
     whole = torch.stack([value.expand_as(relevance) for value in inputs])
-    sign = torch.where(whole.sum(dim=0) < 0, -1.0, 1.0)
-    parts = (whole * sign).clamp_(min=0)
-    total = parts.sum(dim=0)
-    shares = torch.where(total > 0, parts / total.clamp(min=1e-30), 1.0 / len(inputs))
+    if not signed:
+        shares = whole / _steady(whole.sum(dim=0))
+    else:
+        sign = torch.where(whole.sum(dim=0) < 0, -1.0, 1.0)
+        parts = (whole * sign).clamp_(min=0)
+        total = parts.sum(dim=0)
+        shares = torch.where(total > 0, parts / total.clamp(min=1e-30), 1.0 / len(inputs))
     return tuple(
         (relevance * share).sum_to_size(value.shape)
         for value, share in zip(inputs, shares, strict=True)

@@ -159,7 +159,15 @@ def _watch(scorer: _Scorer, say: Say) -> int:
 
 def _relevance(scorer: _Scorer, say: Say) -> None:
     module, seen = scorer.judged.model.module, scorer.judged.model.trace
-    rules = Rules(convolution=str(scorer.options["rule"]), gamma=float(scorer.options["gamma"]))
+    options, scale = scorer.options, scorer.judged.model.preprocessing
+    black, white = (
+        tuple((end - mean) / std for mean, std in zip(scale.mean, scale.std, strict=True))
+        for end in (0.0, 1.0)
+    )
+    rules = Rules(
+        convolution=str(options["rule"]), gamma=float(options["gamma"]),
+        addition=str(options["addition"]), bounds=(black, white),
+    )  # fmt: skip
     try:
         explainer = Explainer(module, seen, rules, scorer.judged.model.example(2))
     except ArchitectureError as error:
@@ -168,8 +176,14 @@ def _relevance(scorer: _Scorer, say: Say) -> None:
             module, seen, scorer.batches(), scorer.tell, times_response=True, of_answer=True
         )
         return
-    for images, targets in scorer.batches():
-        for name, relevance in explainer.explain(images, targets).layers.items():
+    for place, (images, targets) in enumerate(scorer.batches()):
+        found = explainer.explain(images, targets, to_input=not place)
+        if not place:
+            say.note(
+                f"lrp: of the relevance of {len(images)} images {found.absorbed:.1%} did not "
+                "arrive at the pixels; biases keep their share"
+            )
+        for name, relevance in found.layers.items():
             if name != seen.head:
                 scorer.tell(name, signals.as_maps(module.get_submodule(name), relevance))
 

@@ -30,6 +30,7 @@ STRATEGY = Strategy(
     options={
         "rule": Option("alpha1beta0", "of the convolutions", ("alpha1beta0", "gamma", "epsilon")),
         "gamma": Option(0.25, "weight of positive parts under the gamma rule", (), 0.0, 1000.0),
+        "addition": Option("signed", "of residual additions", ("signed", "epsilon")),
     },
     summary="relevance for the image's own class that flows through the filter",
     paper="Yeom et al., Pruning by explaining, Pattern Recognition 115, 2021",

@@ -108,6 +108,34 @@ def test_a_heatmap_worked_out_by_hand():
     assert found.absorbed == pytest.approx(0.0, abs=1e-6)
 
 
+class Cancelling(nn.Module):
+    """One pixel, and a convolution that takes a third of it off again."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1, bias=False)
+        self.head = nn.Linear(1, 2, bias=False)
+        self.conv.weight.data.fill_(-1 / 3)
+        self.head.weight.data = torch.tensor([[2.0], [1.0]])
+
+    def forward(self, images):
+        x = self.conv(images)
+        x += images
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize(("addition", "share"), [("signed", 0.0), ("epsilon", -0.5)])
+def test_an_addition_that_cancels_worked_out_by_hand(addition, share):
+    """3 - 1 = 2: by their values the summands have 3/2 and -1/2 of the relevance."""
+    network, images = Cancelling(), torch.full((1, 1, 1, 1), 3.0)
+    rules = Rules(addition=addition)
+    found = Explainer(network, trace(network, images), rules, images).explain(
+        images, torch.tensor([0]), to_input=True
+    )
+    assert float(found.layers["conv"].sum()) == pytest.approx(share, abs=1e-5)
+    assert found.absorbed == pytest.approx(0.0, abs=1e-5)
+
+
 def test_the_box_rule_by_hand():
     """Bounds 0 and 4: z = w x - w+ 0 - w- 4, for weights 2 and -1."""
     network = ByHand()
@@ -268,7 +296,7 @@ def test_an_addition_gives_to_the_summands_of_its_own_sign():
 
     summands = (torch.tensor([3.0, 3.0, -1.0, 0.0]), torch.tensor([1.0, -1.0, -3.0, 0.0]))
     relevance = torch.tensor([4.0, 2.0, 8.0, 2.0])
-    first, second = rules._sum(summands, relevance)
+    first, second = rules._sum(summands, relevance, signed=True)
     # Alike: in proportion. Unlike: all to the one of the sum's sign. Both negative: in proportion.
     assert first.tolist() == pytest.approx([3.0, 2.0, 2.0, 1.0])
     assert second.tolist() == pytest.approx([1.0, 0.0, 6.0, 1.0])
