@@ -1,6 +1,7 @@
 """OpenVINO's slim graphs: what is left out changes no answer and no layer."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -49,7 +50,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def rounded(source):
-    return child.quantised(openvino.convert_model(source), inputs(), [])
+    return child.quantised(child.opened(str(source)), inputs(), [])
 
 
 def kinds(model):
@@ -58,21 +59,78 @@ def kinds(model):
 
 def test_activations_that_rounding_does_as_well_go(rounded):
     before = answers(rounded, inputs(4))
-    assert {"Clamp", "Relu"} <= set(kinds(rounded))
+    acting = {"Maximum", "Minimum", "Relu"}
+    assert acting <= set(kinds(rounded))
     child.without_idle_activations(rounded)
-    assert "Clamp" not in kinds(rounded)
+    assert not acting & set(kinds(rounded))
     assert np.array_equal(answers(rounded, inputs(4)), before)
 
 
-def test_an_activation_that_does_more_than_rounding_stays(rounded):
-    low, high = (opset13.constant(np.float32(bound)).output(0) for bound in (-9, 9))
-    for node in rounded.get_ordered_ops():
-        if node.get_type_name() == "FakeQuantize":
-            for port, bound in enumerate((low, high, low, high), 1):
-                node.input(port).replace_source_output(bound)
-    before = kinds(rounded)
-    child.without_idle_activations(rounded)
-    assert kinds(rounded) == before
+def rounding(low, high, *acts):
+    """Build activations in a row and a rounding behind them."""
+    door = opset13.parameter([1, 3, 4, 4], np.float32)
+    source = door
+    for act in acts:
+        source = act(source)
+    bounds = [np.float32(bound) for bound in (low, high, low, high)]
+    return openvino.Model([opset13.fake_quantize(source, *bounds, 256)], [door])
+
+
+def clamp(source):
+    return opset13.clamp(source, 0.0, 6.0)
+
+
+def halves(source):
+    return opset13.minimum(opset13.maximum(np.float32(0), source), np.float32(6))
+
+
+def larger(source):
+    return opset13.maximum(source, opset13.negative(source))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "act", "left"),
+    [(0, 6, clamp, 0), (1, 5, clamp, 0), (-1, 6, clamp, 1), (0, 7, clamp, 1),
+     (0, 9, opset13.relu, 0), (-1, 9, opset13.relu, 1), (0, 6, halves, 0), (-1, 6, halves, 1),
+     (0, 7, halves, 2), (0, 6, larger, 1)],
+)  # fmt: skip
+def test_an_activation_goes_only_where_rounding_does_as_much(low, high, act, left):
+    model = rounding(low, high, act)
+    wide = np.linspace(-10, 10, 48, dtype=np.float32).reshape(1, 3, 4, 4)
+    before = answers(model, wide)
+    child.without_idle_activations(model)
+    assert sum(kind in ("Clamp", "Relu", "Maximum", "Minimum") for kind in kinds(model)) == left
+    assert np.array_equal(answers(model, wide), before)
+
+
+def test_an_activation_that_another_layer_reads_stays():
+    door = opset13.parameter([1, 3, 4, 4], np.float32)
+    act = opset13.relu(door)
+    bounds = [np.float32(bound) for bound in (0, 6, 0, 6)]
+    model = openvino.Model(
+        [opset13.fake_quantize(act, *bounds, 256), opset13.negative(act)], [door]
+    )
+    child.without_idle_activations(model)
+    assert kinds(model).count("Relu") == 1
+    assert kinds(model).index("Relu") < kinds(model).index("FakeQuantize")
+
+
+def test_what_is_left_out_is_not_rounded(source):
+    """By the name that ONNX gives a layer, which OpenVINO's own conversion would change."""
+    [stem, *_] = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"]
+    both = [stem, f"{stem}/WithoutBiases"]
+    model = child.quantised(child.opened(str(source)), inputs(), both)
+    rounds = {
+        node.get_friendly_name(): "Convert" in {
+            above.get_node().get_type_name()
+            for above in (each.get_source_output() for each in weigh.inputs())
+        }
+        for node in model.get_ordered_ops() if "Convolution" in node.get_type_name()
+        for weigh in [node.input(1).get_source_output().get_node()]
+    }  # fmt: skip
+    assert rounds.pop(f"{stem}/WithoutBiases") is False
+    assert rounds
+    assert all(rounds.values())
 
 
 def test_long_constants_are_halved_and_equal_ones_shared(rounded):
@@ -93,12 +151,15 @@ def test_long_constants_are_halved_and_equal_ones_shared(rounded):
     assert np.abs(answers(rounded, inputs(4)) - before).max() < 0.02 * np.abs(before).max()
 
 
-def test_what_half_precision_cannot_hold_stays_single():
-    large = np.full((child.WORTH_HALVING,), 1e6, np.float32)
+@pytest.mark.parametrize(
+    ("size", "halved"), [(1e6, False), (3e-7, False), (1e-3, True), (100.0, True)]
+)
+def test_what_half_precision_cannot_hold_stays_single(size, halved):
+    large = np.full((child.WORTH_HALVING,), size, np.float32)
     door = opset13.parameter([child.WORTH_HALVING], np.float32)
     model = openvino.Model([opset13.add(door, large)], [door])
     child.halve_constants(model)
-    assert "Convert" not in kinds(model)
+    assert ("Convert" in kinds(model)) is halved
 
 
 def test_the_slim_text_is_read_as_the_full_one(rounded, tmp_path):
