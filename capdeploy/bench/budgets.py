@@ -14,9 +14,19 @@ from capdeploy.bench.stats import percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.errors import BudgetError, ParityError, StepFailedError
 from capdeploy.values.profile import FLOORS, Budgets, HardwareProfile
-from capdeploy.values.report import BenchmarkReport, BudgetOutcome, Measured, Row, Settings, Skipped
+from capdeploy.values.report import (
+    BenchmarkReport,
+    BudgetOutcome,
+    Measured,
+    Metrics,
+    Row,
+    Settings,
+    Skipped,
+)
 
 MIB = 1 << 20
+SLACK = 1.03
+"""How far beyond its budget a found network has to be: a process is not as quick as the next."""
 # What a budget is compared with: the estimate, and the interval that has to clear the limit.
 Estimate = tuple[float, float, float]
 Outcome = Literal["kept", "missed", "inconclusive", "not evaluated on this host"]
@@ -134,6 +144,40 @@ def words(outcome: BudgetOutcome) -> str:
     elif Budgets.kind(outcome.budget) == "relative":
         verdict = "not evaluated, there is no baseline to compare with"
     return f"budget {outcome.budget} {sign} {outcome.limit:g} for {outcome.settings.row}: {verdict}"
+
+
+def beyond(metrics: Metrics, report: BenchmarkReport) -> str | None:
+    """Say it if a network that met a latency in its search is slower in the benchmark.
+
+    A search measures before training, and in 8 bits a graph that ONNX Runtime's quantiser made.
+
+    Parameters
+    ----------
+    metrics : Metrics
+        The network.
+    report : BenchmarkReport
+        The benchmark.
+
+    Returns
+    -------
+    str | None
+        A sentence, if all of the interval lies clearly beyond the budget.
+    """
+    search = metrics.search
+    for row in report.rows if search is not None and search.unit == "ms" else ():
+        at = row.settings
+        place = (at.bundle, at.runtime, at.device, at.threads, at.precision)
+        if search is None or not isinstance(row.result, Measured) or place != (
+            metrics.name, search.runtime, search.device, search.threads, search.precision
+        ):  # fmt: skip
+            continue
+        found, low, high = percentile_bounds(row.result.latency_ms, search.percentile)
+        if low > SLACK * search.budget:
+            return (
+                f"{row.settings.row}: p{search.percentile:g} is {found:.3g} ms [{low:.3g}, "
+                f"{high:.3g}] in the benchmark, beyond its budget of {search.budget:.3g} ms"
+            )
+    return None
 
 
 def require_any(report: BenchmarkReport) -> None:

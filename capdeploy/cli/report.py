@@ -20,17 +20,20 @@ import click
     help="html is written to a file; md and json are printed, or written to --output.",
 )  # fmt: skip
 def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
-    """Write a report of the run or sweep in FOLDER, the output of compress or sweep.
+    """Write a report of what is in FOLDER, the output of compress, sweep or train.
 
     The HTML file holds its styles and plots; it needs no network and runs no script.
     """
     from capdeploy import workplace
-    from capdeploy.report import html, page, sweep
+    from capdeploy.report import html, page, sweep, training
 
     report: Any
     if (folder / sweep.FILE).is_file():
         report = sweep.read(folder)
         made = sweep.page(report, str(folder), plots=style == "html")
+    elif (folder / training.FILE).is_file():
+        report = training.read(folder)
+        made = training.page(report, folder, plots=style == "html")
     else:
         report, plans = page.read(folder)
         made = page.page(report, plans, str(folder), plots=style == "html")

@@ -36,4 +36,4 @@ def command(path: Path, style: str) -> None:
     document = {"schema_version": 1, "bundles": entries}
     tell(style, json.dumps(document), [Table("Verified", ("bundle", "files", "result"), rows)])
     if wrong:
-        raise wrong[0]
+        raise min(wrong, key=lambda error: error.exit_code)

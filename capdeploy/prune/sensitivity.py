@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,8 +71,8 @@ def curves(
         whole = [F.log_softmax(model.module(batch), dim=1) for batch in batches]
         file = cache / f"sensitivity-{_key(model, scored, scores, whole)}.json" if cache else None
         stored = workplace.recall(file) if file is not None else None
-        if isinstance(stored, dict):
-            return {name: tuple(curve) for name, curve in stored.items()}
+        if (kept := _curves(stored, scored)) is not None:
+            return kept
         found: Curves = {}
         for done, group in enumerate(scored):
             found[group.name] = _curve(model.module, group, scores, batches, whole)
@@ -79,6 +80,16 @@ def curves(
     if file is not None:
         workplace.remember(file, found)
     return found
+
+
+def _curves(stored: Any, scored: Sequence[Group]) -> Curves | None:
+    """Take what was kept for the curves of these groups, if it is that."""
+    try:
+        found = {group.name: tuple(map(float, stored[group.name])) for group in scored}
+    except (KeyError, TypeError, ValueError):
+        return None
+    whole = all(len(found[group.name]) == group.width + 1 for group in scored)
+    return found if whole and len(stored) == len(found) else None
 
 
 def _curve(

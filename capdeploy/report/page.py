@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capdeploy import bundle
-from capdeploy.bench.budgets import require, words
+from capdeploy.bench.budgets import NOT_EVALUATED, require, words
 from capdeploy.errors import CapdeployError, UsageError
 from capdeploy.report import sections, tables
 from capdeploy.report.sections import Section
@@ -145,6 +145,9 @@ def _verdict(report: RunReport) -> tuple[bool, str]:
     budgets = f"{kept} of {len(benchmark.budgets)} budgets kept" if benchmark.budgets else (
         f"profile {benchmark.profile} sets no budgets"
     )  # fmt: skip
+    for outcome in ("inconclusive", NOT_EVALUATED):
+        if count := sum(each.outcome == outcome for each in benchmark.budgets):
+            budgets += f", {count} {outcome}"
     warned = [f"warning: {words(each)}" for each in benchmark.budgets if each.outcome == "missed"]
     return True, "; ".join(["every graph answers as the network does", budgets, *warned])
 

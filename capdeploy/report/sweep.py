@@ -148,11 +148,14 @@ def page(report: SweepReport, folder: str, *, plots: bool) -> Page:
     best = [row for row in report.rows if row.best]
     broken = [f"{len(report.failures)} failure(s)"] if report.failures else []
     broken += [f"{len(report.missing)} run(s) not made yet"] if report.missing else []
+    missed = sum(row.missed is not None for row in report.rows)
+    over = f"; {missed} of {len(report.rows)} networks miss a limit" if missed else ""
     everything, *others = tables(report)
     drawn = _fronts(report) if plots else []
     return Page(
         title="Sweep over " + ", ".join(axis.name for axis in report.axes),
-        verdict="; ".join(broken) or "every run is made, every graph answers as its network does",
+        verdict=("; ".join(broken) or "every run is made, every graph answers as its network does")
+        + over,
         good=not broken,
         facts=[("runs", str(runs)), ("networks", str(len(report.rows))),
                ("on a Pareto front", str(len(best)))],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capdeploy.bench.budgets import words
+from capdeploy.bench.budgets import beyond, words
 from capdeploy.bench.stats import least_samples, percentile, percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.values.accuracy import Accuracy, ClassAccuracy
@@ -114,6 +114,7 @@ def summary(report: RunReport) -> Table:
         for metrics in report.models if metrics.search is not None
     ]  # fmt: skip
     if benchmark is not None:
+        notes += [line for each in report.models if (line := beyond(each, benchmark)) is not None]
         notes += _benchmark_notes(benchmark)
     elif isinstance(report.benchmark, Skipped):
         notes.append(f"not measured: {report.benchmark.reason}")

@@ -180,8 +180,8 @@ def _relevance(scorer: _Scorer, say: Say) -> None:
         found = explainer.explain(images, targets, to_input=not place)
         if not place:
             say.note(
-                f"lrp: of the relevance of {len(images)} images {found.absorbed:.1%} did not "
-                "arrive at the pixels; biases keep their share"
+                f"lrp: {1 - found.absorbed:.1%} of the relevance of {len(images)} images arrived at "
+                "the pixels; biases keep their share, and responses that nothing contributed to"
             )
         for name, relevance in found.layers.items():
             if name != seen.head:

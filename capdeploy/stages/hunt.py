@@ -34,6 +34,7 @@ MOST = 12
 BLOCKS, ROUNDS = 2, 8
 SPARE = MOST
 """Blocks that a search makes besides, at most, where the machine is never calm."""
+METHOD = 1  # raised when candidates are measured in another way: kept ones are measured anew then
 TOLERANCE = 0.03
 """How far below such a budget is near enough, a share."""
 CLOSE = 1e-3
@@ -220,12 +221,13 @@ class Hunt:
     @property
     def settings(self) -> Settings:
         """How candidates run."""
-        return Settings(bundle="candidate", **vars(self.place))
+        return Settings(bundle="candidate", **self.place.where, precision=self.place.precision)
 
     def _kept(self, file: Path) -> Path:
         """Say where a measurement of this graph beside the start is kept."""
         what = [
-            environment.read().fingerprint, self.settings.model_dump(), self._limit.percentile,
+            METHOD, environment.read().fingerprint, self.settings.model_dump(),
+            self._limit.percentile,
             digest(self.base_file), digest(file), self.quantity,
         ]  # fmt: skip
         key = hashlib.sha256(json.dumps(what).encode())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 from capdeploy import recipes
+from capdeploy.bench import environment
 from capdeploy.errors import ConfigError, MissingDeviceError
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.stages import precision
@@ -34,12 +35,15 @@ class Place:
         Of the runtime.
     precision : str
         In which the network is shipped.
+    emulated : bool
+        Whether this machine, where it is measured, is not the profile's device.
     """
 
     runtime: str
     device: str
     threads: int
     precision: str = "fp32"
+    emulated: bool = field(default=False, compare=False)
 
     @property
     def where(self) -> Where:
@@ -90,7 +94,8 @@ def place_of(recipe: Recipe) -> Place:
             if device in shelf.supports and (bits, device) not in shelf.pointless
         ]  # fmt: skip
         if not shelf.needs_bundle and devices:
-            return Place(name, devices[0], profile.runtime.threads, bits)
+            emulated = not environment.is_device(profile, environment.read())
+            return Place(name, devices[0], profile.runtime.threads, bits, emulated)
     raise ConfigError(
         f"nothing can be measured in {', '.join(wanted)} on "
         f"{', '.join(profile.runtime.devices)} in {bits}: give a --runtime that runs "

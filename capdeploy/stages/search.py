@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from capdeploy import workplace
+from capdeploy import recipes, workplace
 from capdeploy.errors import BudgetError
 from capdeploy.model import Model
 from capdeploy.progress import Say
@@ -59,7 +59,13 @@ def draw(
     if recipe.steps > 1:
         share = as_share(recipe, base, ground, budget, say)
         return planning.draw(ground, share).model_copy(update={"budget": budget})
-    return meet(full, ground, base, budget, place_of(recipe), cache=workplace.cache(), say=say)
+    place = place_of(recipe)
+    if place.emulated and budget.limit is not None and not budget.limit.share:
+        say.note(
+            f"{budget.limit} is measured on this machine, which is not the profile's device "
+            f"({recipes.profile_of(recipe).id}); a share, such as --speedup 2x, carries over better"
+        )
+    return meet(full, ground, base, budget, place, cache=workplace.cache(), say=say)
 
 
 def as_share(recipe: Recipe, base: Model, ground: Ground, budget: Budget, say: Say) -> Budget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +23,10 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, name: str, recipe: Mapping[str, str]) -> None:
-        self._writer = SummaryWriter(str(folder / "tensorboard" / name))
+        # Two runs in one folder would be one curve that runs back.
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        places = (folder / "tensorboard" / each for each in names)
+        self._writer = SummaryWriter(str(next(place for place in places if not place.exists())))
         lines = "\n".join(f"    {key} = {value}" for key, value in recipe.items())
         self._writer.add_text("recipe", lines)
 

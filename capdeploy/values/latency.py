@@ -173,6 +173,9 @@ class Search(Noun):
         default="ms", description="of all its numbers: latency in ms, peak memory in MiB"
     )
     percentile: float = Field(default=50.0, gt=0, lt=100, description="of a latency")
+    emulated: bool = Field(
+        default=False, description="measured on a machine that is not the profile's device"
+    )
     budget: float = Field(gt=0)
     base: float = Field(gt=0, description="of the head-cut network")
     trials: tuple[Trial, ...] = Field(min_length=1)
@@ -204,4 +207,6 @@ class Search(Noun):
             f"thread(s): {found.measured:.3g} {unit} measured, budget {self.budget:.3g} {unit}, "
             f"estimated {found.estimated:.3g} {unit} ({self.estimate_error:+.0%}), head cut "
             f"{self.base:.3g} {unit}; {len(self.trials)} candidate(s) tried"
+            + "; measured here, which is not the profile's device"
+            * self.emulated
         )

@@ -1,5 +1,6 @@
 """Budgets are kept, from below, monotonically; where to cut follows the harm."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -309,6 +310,11 @@ def test_sensitivity_measures_and_remembers(residual, digits, tmp_path):
     again = sensitivity.curves(narrow, found, scores, images, **arguments)
     assert again == curves
     assert len(list(tmp_path.iterdir())) == 1
+    # What is damaged is measured anew.
+    [file] = tmp_path.iterdir()
+    for damaged in ('{"ms": 1}', "[1]", json.dumps({name: [0.0] for name in curves})):
+        file.write_text(damaged)
+        assert sensitivity.curves(narrow, found, scores, images, **arguments) == curves
     # The same weights in other code are another network.
     other = narrow.with_module(narrow.copy_module())
     other.module.register_forward_hook(lambda module, inputs, output: 3 * output)

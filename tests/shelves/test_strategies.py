@@ -250,6 +250,16 @@ def test_an_image_is_passed_once_forward_and_once_back_at_most(name, backward, n
     assert counts == {"forward": 3, "backward": 3 * backward}
 
 
+def test_relevance_of_additions_is_handed_back_as_asked(narrow, digits):
+    images = digits.train.take(12, seed=0)
+    signed, named, epsilon = (
+        scored("lrp", narrow, images, **given)
+        for given in ({}, {"addition": "signed"}, {"addition": "epsilon"})
+    )
+    assert signed == named
+    assert signed != epsilon
+
+
 def test_relevance_takes_one_pass_forward_and_one_back(narrow, digits, monkeypatch):
     """They run in a copy that no hook on the network hears, so its two ways in are counted; both
     still do their work."""

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from capdeploy.bench import environment
+from capdeploy.bench.budgets import NOT_EVALUATED, beyond
 from capdeploy.errors import MissingExtraError, UsageError
 from capdeploy.report import figures, html, page, precision, sections, sweep, tables
 from capdeploy.sweep import results
@@ -16,6 +17,7 @@ from capdeploy.values.cost import Cost
 from capdeploy.values.latency import Search, Trial
 from capdeploy.values.report import (
     BenchmarkReport,
+    BudgetOutcome,
     Measured,
     Row,
     RunReport,
@@ -209,6 +211,7 @@ def test_what_loses_too_much_is_on_no_front_and_pushes_none_off_it():
     axes = (Axis(name="subset", points=("a",)),)
     report = SweepReport(tool_version="0", axes=axes, question=(), rows=(one, other))
     shown = sweep.tables(report)[0]
+    assert "1 of 2 networks miss a limit" in sweep.page(report, "OUT", plots=False).verdict
     assert [cells[-1] for cells in shown.rows] == ["missed", "*"]
     assert "x loses 3 points" in shown.notes
 
@@ -363,3 +366,40 @@ def test_the_verdict_is_that_of_the_command(run):
     made = page.page(broken, plans, "OUT", plots=False)
     assert not made.good
     assert "it broke" in made.verdict
+
+
+@pytest.mark.parametrize(
+    ("change", "ms", "said"),
+    [({}, 1.5, True), ({}, 1.02, False), ({"precision": "int8"}, 1.5, False),
+     ({"threads": 2}, 1.5, False), ({"bundle": "baseline"}, 1.5, False)],
+)  # fmt: skip
+def test_a_network_slower_than_its_search_measured_is_named(measured, change, ms, said):
+    report, plans = measured
+    slim = report.models[1].model_copy(update={"search": plans["ratio-0.5"].search})
+    at = Settings(**{"bundle": "ratio-0.5", "runtime": "onnxruntime", "device": "cpu",
+                     "threads": 1} | change)  # fmt: skip
+    result = Measured(effective={}, load_ms=1, first_ms=1, warmup_ms=(), latency_ms=(ms,) * 99,
+                      peak_rss_mib=1, size_bytes=1)  # fmt: skip
+    benchmark = BenchmarkReport(
+        profile="this-host", emulated=False, environment=environment.read(), includes="all",
+        rows=(Row(settings=at, result=result),),
+    )  # fmt: skip
+    assert (beyond(slim, benchmark) is not None) is said
+    both = report.model_copy(update={"models": (report.models[0], slim), "benchmark": benchmark})
+    notes = tables.summary(both).notes
+    assert any("beyond its budget of 1 ms" in note for note in notes) is said
+
+
+def test_the_verdict_counts_what_could_not_be_judged(run):
+    report, plans = page.read(run.folder)
+    at = Settings(bundle="ratio-0.5", runtime="openvino", device="cpu", threads=1)
+    outcomes = tuple(
+        BudgetOutcome(settings=at, budget="latency_p50_ms", limit=1.0, outcome=outcome,
+                      severity="fail")
+        for outcome in ("kept", "inconclusive", NOT_EVALUATED, NOT_EVALUATED)
+    )  # fmt: skip
+    rows = (Row(settings=at, result=Skipped(reason="no such device")),)
+    benchmark = BenchmarkReport(profile="this-host", emulated=True, environment=environment.read(),
+                                includes="all", rows=rows, budgets=outcomes)  # fmt: skip
+    made = page.page(report.model_copy(update={"benchmark": benchmark}), plans, "O", plots=False)
+    assert f"1 of 4 budgets kept, 1 inconclusive, 2 {NOT_EVALUATED}" in made.verdict

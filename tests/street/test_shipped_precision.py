@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from capdeploy import bundle, graphfile, pipeline, profiles, recipes
-from capdeploy.bench import duel, gate
+from capdeploy.bench import duel, environment, gate
 from capdeploy.bench.contest import Sampling
 from capdeploy.errors import BudgetError, ConfigError
 from capdeploy.progress import Quiet
@@ -93,6 +93,13 @@ def test_where_latency_counts(trained, asked, place):
     wanted = recipe(trained, precision=asked, runtimes=("pytorch", "onnxruntime", "openvino"),
                     devices=("cpu",))  # fmt: skip
     assert place_of(wanted) == Place(place[0], "cpu", wanted.threads or 1, place[1])
+
+
+@pytest.mark.parametrize("profile", ["this-host", "raspberry-pi-4"])
+def test_it_is_known_whether_this_machine_is_the_device(trained, profile):
+    wanted = recipe(trained, profile=profile, runtime="onnxruntime", devices=("cpu",))
+    here = environment.is_device(profiles.load(profile), environment.read())
+    assert place_of(wanted).emulated is not here
 
 
 def test_a_precision_that_no_runtime_has_a_use_for_is_refused(trained):

@@ -37,6 +37,13 @@ def kept(trained, tmp_path_factory):
     return folder / "kept", report
 
 
+def test_a_second_run_of_a_name_has_event_files_of_its_own(tmp_path):
+    for _ in range(3):
+        TRACKERS.load("tensorboard")(tmp_path, "out", {}).end(failed=False)
+    names = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
+    assert names == ["out", "out-2", "out-3"]
+
+
 def test_the_shelf():
     assert TRACKERS.names() == ("mlflow", "tensorboard", "wandb")
 

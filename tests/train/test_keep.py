@@ -131,6 +131,13 @@ def test_the_command_makes_a_checkpoint_that_compress_takes_as_it_is(tmp_path, c
     report = TrainReport.from_json((output / "training.json").read_bytes())
     assert report.test.images == sum(entry.images for entry in report.test.classes)
     assert len(report.training.epochs) == 2
+    assert run(tmp_path, "report", str(output)) == 0
+    assert "<svg" in (output / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert run(tmp_path, "report", str(output), "-f", "md") == 0
+    written = capsys.readouterr().out
+    assert f"{report.test.top1 * 100:.1f} %" in written
+    assert f"| {report.test.worst.name} | " in written
     origin = weights.read_origin(output / "best.safetensors")
     assert origin.labels == ("0", "3", "6", "8")
     assert (origin.input.height, origin.architecture.name) == (16, "resnet20")
