@@ -180,7 +180,7 @@ def _relevance(scorer: _Scorer, say: Say) -> None:
         found = explainer.explain(images, targets, to_input=not place)
         if not place:
             say.note(
-                f"lrp: {1 - found.absorbed:.1%} of the relevance of {len(images)} images arrived at "
+                f"lrp: {1 - found.absorbed:.1%} of the relevance of {len(images)} images came to "
                 "the pixels; biases keep their share, and responses that nothing contributed to"
             )
         for name, relevance in found.layers.items():
