@@ -23,6 +23,9 @@ from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import RunReport
 
 
+LAYERS = "layers"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--allocations", default="latency,global,uniform")
@@ -58,6 +61,7 @@ def rows(rest: list[str], allocation: str, seed: str) -> None:
             for metrics in report.models
         }
     spent = seconds(done.stderr)
+    print(f"{allocation}, seed {seed}: layers timed in {spent[LAYERS]:.0f} s", file=sys.stderr)
     for metrics in report.models:
         search = metrics.search
         if search is None:
@@ -75,13 +79,13 @@ def rows(rest: list[str], allocation: str, seed: str) -> None:
 
 
 def seconds(progress: str) -> dict[str, float]:
-    """Read how long each search took from the times before the steps."""
+    """Read from the times before the steps how long each search took, and timing the layers."""
     steps = [(float(found[1]), found[2]) for found in
              re.finditer(r"^\[ *([0-9.]+) s\] (.*)$", progress, re.MULTILINE)]  # fmt: skip
-    return {
-        name.split()[1]: after - begun
-        for (begun, name), (after, _) in itertools.pairwise(steps)
-        if name.startswith("search ")
+    taken = [(name, after - begun) for (begun, name), (after, _) in itertools.pairwise(steps)]
+    layers = sum(spent for name, spent in taken if re.match(r"time \d+ kinds of layers", name))
+    return {LAYERS: layers} | {
+        name.split()[1]: spent for name, spent in taken if name.startswith("search ")
     }
 
 

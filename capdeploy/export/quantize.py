@@ -86,6 +86,7 @@ def onnx_int8(
                 reduce_range=reduce_range, activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8, nodes_to_exclude=list(exclude),
             )  # fmt: skip
+            _leave_whole(target, exclude)
             bias_correction.correct(ready, target, inputs[:SETTLING])
         except Exception as error:  # the quantiser raises onnx's, numpy's and its own errors
             line = str(error).strip().splitlines()[0] if str(error).strip() else ""
@@ -93,6 +94,34 @@ def onnx_int8(
                 f"ONNX Runtime cannot quantise {source.name}: {type(error).__name__}: {line}"
             ) from error
     _keep_facts(source, target, brief=brief)
+
+
+def _leave_whole(target: Path, exclude: Sequence[str]) -> None:
+    """Round no output of a layer that stays in single precision.
+
+    Between rounded values ONNX Runtime quantises such a layer's weights after all when it opens the
+    graph, with one scale for all of them.
+    """
+    model = onnx.load(target)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in [each for each in model.graph.node if each.name in exclude]:
+        value = node.output[0]
+        [*others, last] = readers.get(value, [node])
+        if not others and last.op_type in ("Relu", "Clip"):
+            value = last.output[0]
+        for rounding in [
+            each for each in readers.get(value, ()) if each.op_type == "QuantizeLinear"
+        ]:
+            for back in readers.get(rounding.output[0], ()):
+                for reader in readers.get(back.output[0], ()):
+                    names = [value if name == back.output[0] else name for name in reader.input]
+                    reader.input[:] = names
+                model.graph.node.remove(back)
+            model.graph.node.remove(rounding)
+    onnx.save(model, target)
 
 
 def onnx_fp16(source: Path, target: Path) -> None:

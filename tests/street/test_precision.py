@@ -4,11 +4,14 @@ import json
 import sys
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from capdeploy import bundle, pipeline
 from capdeploy.bench import matrix
 from capdeploy.errors import ConfigError, MissingError, UsageError
+from capdeploy.export import graph as graphs
 from capdeploy.progress import Quiet
 from capdeploy.report import precision as report_precision
 from capdeploy.runtimes import RUNTIMES
@@ -94,6 +97,34 @@ def test_what_loses_too_much_is_tried_with_layers_in_fp32_and_then_rejected(
     assert not opened.path("model.int8.onnx").exists()
     bundle.verify(opened)
     assert "rejected" in report_precision.precisions(report).rows[1][-1]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_layer_that_eight_bits_ruin_stays_in_fp32_and_the_rest_is_kept(
+    trained, tmp_path, runtime
+):
+    """A weight on a channel that is always 0 takes all the steps from the others of its filter."""
+    planned = pipeline.plan(recipe(trained), Quiet())
+    module = planned.narrow.copy_module()
+    with torch.no_grad():
+        module.bn1.weight[0], module.bn1.bias[0] = 0.0, -1.0
+        module.conv2.weight[:, 0] = 1e4
+    spoiled = planned.narrow.with_module(module)
+    graphs.export(spoiled, tmp_path / bundle.GRAPH, {})
+    shown, test = planned.samples.train, planned.samples.open_test()
+    calibration = spoiled.preprocessing.apply(shown.pixels(np.arange(64)))
+    bench = precision.Bench(spoiled, tmp_path, calibration, test, 5.0, reduce_range=True)
+    before = precision.judge(bench, tmp_path / bundle.GRAPH, runtime)
+    found = precision.make(bench, "int8", runtime, *before)
+    assert found.rejected is None
+    assert found.drop.points <= 5.0
+    kept = {"onnxruntime": "model.int8.onnx", "openvino": "model.int8.bin"}[runtime]
+    assert (tmp_path / kept).is_file()
+    nodes = onnx.load(tmp_path / bundle.GRAPH).graph.node
+    ruined = [node.name for node in nodes if node.op_type == "Conv"][2]
+    assert ruined in found.in_fp32
+    whole = precision._attempt(bench, "int8", runtime, *before, ())
+    assert whole.rejected is not None
 
 
 def test_a_missing_quantiser_is_told_before_the_work(trained, monkeypatch):
