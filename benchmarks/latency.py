@@ -22,7 +22,6 @@ from capdeploy.bundle import PLAN
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import RunReport
 
-
 LAYERS = "layers"
 
 

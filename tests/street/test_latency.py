@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capdeploy import pipeline
+from capdeploy.bench import environment
 from capdeploy.bench.processes import AGAIN, Processes
 from capdeploy.cli import main
 from capdeploy.errors import BudgetError
@@ -364,6 +365,38 @@ def test_a_machine_that_is_never_calm_does_not_keep_a_search_for_minutes(ground,
     assert made.count("candidate-1") == hunts.BLOCKS + AGAIN
     assert made.count(f"candidate-{hunts.MOST - 1}") == hunts.BLOCKS
     assert len(made) == hunts.BLOCKS * hunts.MOST + hunts.SPARE
+
+
+def test_what_is_kept_is_of_one_kind_of_machine_and_one_way_to_run(ground, tmp_path, monkeypatch):
+    model, drawn_on = ground
+    places = [PLACE, replace(PLACE, runtime="openvino"), replace(PLACE, threads=2),
+              replace(PLACE, device="cuda")]  # fmt: skip
+    watches = [kernels.Stopwatch(place, 0, tmp_path, "here") for place in places]
+    watches += [kernels.Stopwatch(PLACE, 0, tmp_path, "there"),
+                kernels.Stopwatch(PLACE, 64, tmp_path, "here")]  # fmt: skip
+    assert len({watch.file_of("start") for watch in watches}) == len(watches)
+
+    base, one, other = (tmp_path / name for name in ("base", "one", "other"))
+    for file in (base, one, other):
+        file.write_bytes(file.name.encode())
+    files = []
+
+    def keep(place=PLACE, base_file=base, file=one, percentile=50):
+        budget = Budget(limit=Limit(quantity="latency", most=0.5, share=True,
+                                    percentile=percentile))  # fmt: skip
+        hunt = hunts.Hunt(model, drawn_on, budget, place, tmp_path, tmp_path, Quiet())
+        hunt.base_file = base_file
+        files.append(hunt._kept(file))
+
+    for place in (*places, replace(PLACE, precision="int8")):
+        keep(place)
+    keep(base_file=other)
+    keep(file=other)
+    keep(percentile=90)
+    here = environment.read()
+    monkeypatch.setattr(environment, "read", lambda: here.model_copy(update={"cpu_model": "x"}))
+    keep()
+    assert len(set(files)) == len(files) == 9
 
 
 @pytest.fixture(scope="module")
