@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from capdeploy import errors
-from capdeploy.bench.stats import percentile_bounds
+from capdeploy.bench.stats import percentile, percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.errors import BudgetError, ParityError, StepFailedError
 from capdeploy.values.profile import FLOORS, Budgets, HardwareProfile
@@ -164,6 +164,7 @@ def beyond(metrics: Metrics, report: BenchmarkReport) -> str | None:
         A sentence, if all of the interval lies clearly beyond the budget.
     """
     search = metrics.search
+    pace = _pace(metrics, report)
     for row in report.rows if search is not None and search.unit == "ms" else ():
         at = row.settings
         place = (at.bundle, at.runtime, at.device, at.threads, at.precision)
@@ -172,12 +173,26 @@ def beyond(metrics: Metrics, report: BenchmarkReport) -> str | None:
         ):  # fmt: skip
             continue
         found, low, high = percentile_bounds(row.result.latency_ms, search.percentile)
-        if low > SLACK * search.budget:
+        if low > SLACK * pace * search.budget:
             return (
                 f"{row.settings.row}: p{search.percentile:g} is {found:.3g} ms [{low:.3g}, "
                 f"{high:.3g}] in the benchmark, beyond its budget of {search.budget:.3g} ms"
             )
     return None
+
+
+def _pace(metrics: Metrics, report: BenchmarkReport) -> float:
+    """Say how much slower the head-cut network is here than it was beside the search, 1 if not."""
+    search = metrics.search
+    for row in report.rows if search is not None else ():
+        at = row.settings
+        if search is None or (at.bundle, at.runtime, at.device, at.threads, at.precision) != (
+            BASELINE, search.runtime, search.device, search.threads, search.precision
+        ):  # fmt: skip
+            continue
+        if isinstance(row.result, Measured):
+            return max(1.0, percentile(row.result.latency_ms, search.percentile) / search.base)
+    return 1.0
 
 
 def require_any(report: BenchmarkReport) -> None:

@@ -26,12 +26,13 @@ def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
     """
     from capdeploy import workplace
     from capdeploy.report import html, page, sweep, training
+    from capdeploy.values.training import FILE
 
     report: Any
     if (folder / sweep.FILE).is_file():
         report = sweep.read(folder)
         made = sweep.page(report, str(folder), plots=style == "html")
-    elif (folder / training.FILE).is_file():
+    elif (folder / FILE).is_file():
         report = training.read(folder)
         made = training.page(report, folder, plots=style == "html")
     else:

@@ -36,4 +36,5 @@ def command(path: Path, style: str) -> None:
     document = {"schema_version": 1, "bundles": entries}
     tell(style, json.dumps(document), [Table("Verified", ("bundle", "files", "result"), rows)])
     if wrong:
+        # A damaged bundle (1) is told before one that cannot be read (2).
         raise min(wrong, key=lambda error: error.exit_code)

@@ -23,6 +23,7 @@ from capdeploy.export import bias_correction
 from capdeploy.export.graph import INPUT, Inputs, hearing
 
 ROUNDED = "_DequantizeLinear_Output"
+HIDDEN = "_hidden"
 SETTLING = 64
 """Images that biases are corrected by: means need fewer than ranges do."""
 
@@ -97,30 +98,21 @@ def onnx_int8(
 
 
 def _leave_whole(target: Path, exclude: Sequence[str]) -> None:
-    """Round no output of a layer that stays in single precision.
+    """Hide from layers that stay in single precision that what they read was rounded.
 
-    Between rounded values ONNX Runtime quantises such a layer's weights after all when it opens the
-    graph, with one scale for all of them.
+    Behind a DequantizeLinear ONNX Runtime quantises a layer's weights after all when it opens the
+    graph, with one scale for all of them. The largest of one value is that value, and no pass of
+    its optimiser looks behind it; the layers around stay in 8 bits.
     """
     model = onnx.load(target)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    for node in [each for each in model.graph.node if each.name in exclude]:
-        value = node.output[0]
-        [*others, last] = readers.get(value, [node])
-        if not others and last.op_type in ("Relu", "Clip"):
-            value = last.output[0]
-        for rounding in [
-            each for each in readers.get(value, ()) if each.op_type == "QuantizeLinear"
-        ]:
-            for back in readers.get(rounding.output[0], ()):
-                for reader in readers.get(back.output[0], ()):
-                    names = [value if name == back.output[0] else name for name in reader.input]
-                    reader.input[:] = names
-                model.graph.node.remove(back)
-            model.graph.node.remove(rounding)
+    rounded = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for place, node in reversed(list(enumerate(model.graph.node))):
+        if node.name in exclude and node.input[0] in rounded:
+            hidden = f"{node.name}{HIDDEN}"
+            model.graph.node.insert(
+                place, onnx.helper.make_node("Max", [node.input[0]], [hidden], name=hidden)
+            )
+            node.input[0] = hidden
     onnx.save(model, target)
 
 

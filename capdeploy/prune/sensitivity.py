@@ -84,6 +84,8 @@ def curves(
 
 def _curves(stored: Any, scored: Sequence[Group]) -> Curves | None:
     """Take what was kept for the curves of these groups, if it is that."""
+    if not isinstance(stored, dict):
+        return None
     try:
         found = {group.name: tuple(map(float, stored[group.name])) for group in scored}
     except (KeyError, TypeError, ValueError):

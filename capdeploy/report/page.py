@@ -68,7 +68,10 @@ def read(folder: Path) -> tuple[RunReport, dict[str, PruningPlan]]:
     """
     file = folder / REPORT
     if not file.is_file():
-        raise UsageError(f"{folder} is no run: it has no {REPORT}; name the output of 'compress'")
+        raise UsageError(
+            f"{folder} is no finished run: it has no {REPORT}; name the output of 'compress', "
+            "'sweep' or 'train'"
+        )
     report = RunReport.from_json(file.read_bytes(), source=str(file))
     found = {}
     for metrics in report.models:

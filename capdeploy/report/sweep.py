@@ -149,7 +149,7 @@ def page(report: SweepReport, folder: str, *, plots: bool) -> Page:
     broken = [f"{len(report.failures)} failure(s)"] if report.failures else []
     broken += [f"{len(report.missing)} run(s) not made yet"] if report.missing else []
     missed = sum(row.missed is not None for row in report.rows)
-    over = f"; {missed} of {len(report.rows)} networks miss a limit" if missed else ""
+    over = f"; {missed} of {len(report.rows)} rows miss a limit" if missed else ""
     everything, *others = tables(report)
     drawn = _fronts(report) if plots else []
     return Page(

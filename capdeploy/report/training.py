@@ -9,9 +9,7 @@ from capdeploy.report import figures
 from capdeploy.report.page import Page
 from capdeploy.report.sections import Figure, Section
 from capdeploy.report.tables import Table, percent
-from capdeploy.values.training import TrainReport
-
-FILE = "training.json"
+from capdeploy.values.training import FILE, RECIPE, TrainReport
 
 
 def read(folder: Path) -> TrainReport:
@@ -75,7 +73,7 @@ def page(report: TrainReport, folder: Path, *, plots: bool) -> Page:
             Section("The best state", [summary, Table("Worst class first", ("class", "right"),
                                                       classes)]),
         ],
-        command=f"capdeploy train -c {shlex.quote(f'{folder}/training.toml')} -o OUT",
+        command=f"capdeploy train -c {shlex.quote(f'{folder}/{RECIPE}')} -o OUT",
     )  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from capdeploy.stages.precision import wanted as wanted_precisions
 from capdeploy.stages.scoring import as_nouns, ground
 from capdeploy.stages.scoring import sensitivity_report as sensitivity
 from capdeploy.stages.search import draw
-from capdeploy.stages.training import RECIPE as TRAINING_RECIPE
 from capdeploy.stages.training import train
+from capdeploy.values.training import RECIPE as TRAINING_RECIPE
 
 __all__ = [
     "TRAINING_RECIPE", "Inputs", "Made", "Planned", "architecture", "as_nouns", "bench",

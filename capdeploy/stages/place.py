@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from capdeploy import recipes
 from capdeploy.bench import environment
 from capdeploy.errors import ConfigError, MissingDeviceError
+from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.stages import precision
+from capdeploy.values.budget import Budget
 from capdeploy.values.recipe import Recipe
 
 
@@ -43,7 +45,7 @@ class Place:
     device: str
     threads: int
     precision: str = "fp32"
-    emulated: bool = field(default=False, compare=False)
+    emulated: bool = False
 
     @property
     def where(self) -> Where:
@@ -94,10 +96,41 @@ def place_of(recipe: Recipe) -> Place:
             if device in shelf.supports and (bits, device) not in shelf.pointless
         ]  # fmt: skip
         if not shelf.needs_bundle and devices:
-            emulated = not environment.is_device(profile, environment.read())
-            return Place(name, devices[0], profile.runtime.threads, bits, emulated)
+            return Place(name, devices[0], profile.runtime.threads, bits)
     raise ConfigError(
         f"nothing can be measured in {', '.join(wanted)} on "
         f"{', '.join(profile.runtime.devices)} in {bits}: give a --runtime that runs "
         "ONNX graphs there (onnxruntime, openvino), or name fp32 first in --precision"
     )
+
+
+def to_measure(recipe: Recipe, budget: Budget, say: Say) -> Place:
+    """Say where a budget is measured, and hear of it if that is not the device.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Names a runtime and a profile.
+    budget : Budget
+        What is to be met.
+    say : Say
+        Hears that milliseconds or MiB of this machine say little of another.
+
+    Returns
+    -------
+    Place
+        The place of `place_of`.
+
+    Raises
+    ------
+    ConfigError
+        As `place_of`.
+    """
+    profile, limit = recipes.profile_of(recipe), budget.limit
+    emulated = not environment.is_device(profile, environment.read())
+    if emulated and limit is not None and not limit.share:
+        say.note(
+            f"{limit} is measured on this machine, which is not the profile's device "
+            f"({profile.id}); a share carries over better, such as --speedup 2x or --max-rss 70%"
+        )
+    return replace(place_of(recipe), emulated=emulated)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from capdeploy import recipes, workplace
+from capdeploy import workplace
 from capdeploy.errors import BudgetError
 from capdeploy.model import Model
 from capdeploy.progress import Say
@@ -15,7 +15,7 @@ from capdeploy.prune.ground import Ground
 from capdeploy.stages.detours import fill, hold
 from capdeploy.stages.hunt import CLOSE, MOST, TOLERANCE, Hunt, Point
 from capdeploy.stages.memory import MemoryHunt
-from capdeploy.stages.place import Place, place_of
+from capdeploy.stages.place import Place, place_of, to_measure
 from capdeploy.values.budget import Budget
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
@@ -59,12 +59,7 @@ def draw(
     if recipe.steps > 1:
         share = as_share(recipe, base, ground, budget, say)
         return planning.draw(ground, share).model_copy(update={"budget": budget})
-    place = place_of(recipe)
-    if place.emulated and budget.limit is not None and not budget.limit.share:
-        say.note(
-            f"{budget.limit} is measured on this machine, which is not the profile's device "
-            f"({recipes.profile_of(recipe).id}); a share, such as --speedup 2x, carries over better"
-        )
+    place = to_measure(recipe, budget, say)
     return meet(full, ground, base, budget, place, cache=workplace.cache(), say=say)
 
 

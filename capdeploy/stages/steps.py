@@ -11,7 +11,7 @@ from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.stages import making, scoring, search
 from capdeploy.stages.making import Made
-from capdeploy.stages.place import place_of
+from capdeploy.stages.place import to_measure
 from capdeploy.stages.planned import Planned
 from capdeploy.values.budget import Budget
 from capdeploy.values.plan import PruningPlan
@@ -70,7 +70,7 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
             ground = scoring.ground(recipe, model, images, say, head=None, full=full, times=times)
         ground = _counted(ground, plan)
         if last and budget.measured:
-            cache, place = workplace.cache(), place_of(recipe)
+            cache, place = workplace.cache(), to_measure(recipe, budget, say)
             further = search.meet(model, ground, teacher, budget, place, cache=cache, say=say)
         else:
             further = planning.draw(ground, aim.part(step, steps, has))

@@ -32,9 +32,7 @@ from capdeploy.train.course import Course
 from capdeploy.values.checkpoint import Architecture, Checkpoint, Preprocessing
 from capdeploy.values.classes import ClassSubset
 from capdeploy.values.recipe import TrainRecipe
-from capdeploy.values.training import Origin, TrainReport
-
-REPORT, RECIPE = "training.json", "training.toml"
+from capdeploy.values.training import FILE, RECIPE, Origin, TrainReport
 
 
 @heap.kept()
@@ -100,7 +98,7 @@ def train(recipe: TrainRecipe, folder: Path, say: Say, *, anew: bool = False) ->
         tool_version=__version__, origin=origin, training=record, test=test, device=device,
         seconds=time.monotonic() - began,
     )  # fmt: skip
-    (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
+    (folder / FILE).write_text(report.to_json(), encoding="utf-8")
     return report
 
 

@@ -207,6 +207,6 @@ class Search(Noun):
             f"thread(s): {found.measured:.3g} {unit} measured, budget {self.budget:.3g} {unit}, "
             f"estimated {found.estimated:.3g} {unit} ({self.estimate_error:+.0%}), head cut "
             f"{self.base:.3g} {unit}; {len(self.trials)} candidate(s) tried"
-            + "; measured here, which is not the profile's device"
+            + "; measured on a machine that is not the profile's device"
             * self.emulated
         )

@@ -9,6 +9,8 @@ from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.report import Training
 
+FILE, RECIPE = "training.json", "training.toml"
+"""What lies beside the weights: the record, and the recipe that repeats it."""
 ORIGIN = "capdeploy.origin"
 """Where in the header of a safetensors file an `Origin` stands."""
 

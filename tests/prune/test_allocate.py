@@ -310,8 +310,11 @@ def test_sensitivity_measures_and_remembers(residual, digits, tmp_path):
     again = sensitivity.curves(narrow, found, scores, images, **arguments)
     assert again == curves
     assert len(list(tmp_path.iterdir())) == 1
-    # What is damaged is measured anew.
+    # What is kept is believed, what is damaged measured anew.
     [file] = tmp_path.iterdir()
+    other = {name: (0.0, *curve[:-1]) for name, curve in curves.items()}
+    file.write_text(json.dumps(other))
+    assert sensitivity.curves(narrow, found, scores, images, **arguments) == other
     for damaged in ('{"ms": 1}', "[1]", json.dumps({name: [0.0] for name in curves})):
         file.write_text(damaged)
         assert sensitivity.curves(narrow, found, scores, images, **arguments) == curves

@@ -211,7 +211,7 @@ def test_what_loses_too_much_is_on_no_front_and_pushes_none_off_it():
     axes = (Axis(name="subset", points=("a",)),)
     report = SweepReport(tool_version="0", axes=axes, question=(), rows=(one, other))
     shown = sweep.tables(report)[0]
-    assert "1 of 2 networks miss a limit" in sweep.page(report, "OUT", plots=False).verdict
+    assert "1 of 2 rows miss a limit" in sweep.page(report, "OUT", plots=False).verdict
     assert [cells[-1] for cells in shown.rows] == ["missed", "*"]
     assert "x loses 3 points" in shown.notes
 
@@ -333,7 +333,7 @@ def test_the_command_to_repeat_it_can_be_pasted(run, swept):
 
 
 def test_no_run_and_no_library_are_one_line(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match=r"is no run: it has no report.json"):
+    with pytest.raises(UsageError, match=r"is no finished run: it has no report.json"):
         page.read(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"capdeploy\[report\]"):

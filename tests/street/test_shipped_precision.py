@@ -13,9 +13,20 @@ from capdeploy.progress import Quiet
 from capdeploy.report import gate as gate_report
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.stages.hunt import Hunt
-from capdeploy.stages.place import Place, place_of
+from capdeploy.stages.place import Place, place_of, to_measure
 from capdeploy.sweep import results
+from capdeploy.values.budget import Budget, Limit
+from capdeploy.values.latency import Search, Trial
 from tests.conftest import recipe
+
+
+class Listening(Quiet):
+    def __init__(self):
+        self.heard = []
+
+    def note(self, message):
+        self.heard.append(message)
+
 
 ORT = {"runtimes": ("onnxruntime",), "devices": ("cpu",)}
 
@@ -99,7 +110,15 @@ def test_where_latency_counts(trained, asked, place):
 def test_it_is_known_whether_this_machine_is_the_device(trained, profile):
     wanted = recipe(trained, profile=profile, runtime="onnxruntime", devices=("cpu",))
     here = environment.is_device(profiles.load(profile), environment.read())
-    assert place_of(wanted).emulated is not here
+    for share, quantity in ((True, "latency"), (False, "latency"), (False, "rss")):
+        heard = Listening()
+        limit = Limit(quantity=quantity, most=0.5, share=share)
+        place = to_measure(wanted, Budget(limit=limit), heard)
+        assert place == replace(place_of(wanted), emulated=not here)
+        assert len(heard.heard) == (not here and not share)
+        search = Search(**vars(place), budget=1, base=2, chosen=0, trials=(
+            Trial(macs=1, parameters=1, estimated=1, measured=1),))  # fmt: skip
+        assert search.sentence.endswith("not the profile's device") is not here
 
 
 def test_a_precision_that_no_runtime_has_a_use_for_is_refused(trained):
