@@ -133,9 +133,13 @@ def _outcome(budget: str, limit: float, estimate: Estimate | None) -> Outcome:
     return "missed" if low > limit else "inconclusive"
 
 
+def sign(budget: str) -> str:
+    """Say on which side of its limit a budget is kept."""
+    return ">=" if budget in FLOORS else "<="
+
+
 def words(outcome: BudgetOutcome) -> str:
     """Say one outcome in a line, for example ``budget min_speed_up >= 2 for ...: kept (2.4)``."""
-    sign = ">=" if outcome.budget in FLOORS else "<="
     verdict: str = outcome.outcome
     if outcome.value is not None:
         if verdict == "inconclusive":
@@ -143,7 +147,8 @@ def words(outcome: BudgetOutcome) -> str:
         verdict += f" ({outcome.value:.3g})"
     elif Budgets.kind(outcome.budget) == "relative":
         verdict = "not evaluated, there is no baseline to compare with"
-    return f"budget {outcome.budget} {sign} {outcome.limit:g} for {outcome.settings.row}: {verdict}"
+    limit = f"{sign(outcome.budget)} {outcome.limit:g}"
+    return f"budget {outcome.budget} {limit} for {outcome.settings.row}: {verdict}"
 
 
 def beyond(metrics: Metrics, report: BenchmarkReport) -> str | None:

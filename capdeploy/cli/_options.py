@@ -155,11 +155,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--profile", str, "Hardware profile: a name or a .toml file."),
     ("--runtimes", Words(), f"Default: the profile's. Known: {_names('runtimes', 'runtime')}."),
     ("--devices", Words(), "To measure on: cpu, cuda, tensorrt, gpu, npu; default: the profile's."),
-    (
-        "--runtime",
-        str,
-        "Where times and memory count; default: the profile's first that runs ONNX.",
-    ),
+    ("--runtime", str, "Where times and memory count; default: the profile's first for ONNX."),
     ("--threads", int, "Default: the profile's."),
     ("--bench-seconds", float, "Measuring time of a row."),
 )

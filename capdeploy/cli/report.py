@@ -11,13 +11,16 @@ import click
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Default: report.html in it, or print."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: report.html and report.md in it, or print.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option(
     "-f", "--format", "style", type=click.Choice(["html", "md", "json"]), default="html",
     show_default=True,
-    help="html is written to a file; md and json are printed, or written to --output.",
+    help="html is written to a file, md beside it; md and json are printed; --output names a file.",
 )  # fmt: skip
 def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
     """Write a report of what is in FOLDER, the output of compress, sweep or train.
@@ -25,6 +28,7 @@ def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
     The HTML file holds its styles and plots; it needs no network and runs no script.
     """
     from capdeploy import workplace
+    from capdeploy.errors import OutputExistsError
     from capdeploy.report import html, page, sweep, training
     from capdeploy.values.training import FILE
 
@@ -42,10 +46,15 @@ def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
         text = report.to_json().rstrip()
     else:
         text = html.plain(made) if style == "md" else html.render(made)
-    if style == "html":
-        output = output or folder / "report.html"
-    if output is None:
-        click.echo(text)
-        return
-    workplace.write_file(output, text if style == "html" else f"{text}\n", force=force)
-    click.echo(output)
+    files = {output: text} if output is not None else {}
+    if output is None and style == "html":
+        files = {folder / "report.html": text, folder / "report.md": html.plain(made)}
+    if not files:
+        click.echo(text.rstrip())
+    # Before either is written.
+    standing = [file for file in files if file.exists()]
+    if standing and not force:
+        raise OutputExistsError(f"{standing[0]} exists; choose another --output or add --force")
+    for file, content in files.items():
+        workplace.write_file(file, f"{content.rstrip()}\n", force=True)
+        click.echo(file)

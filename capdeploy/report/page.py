@@ -10,7 +10,7 @@ from pathlib import Path
 from capdeploy import bundle
 from capdeploy.bench.budgets import NOT_EVALUATED, require, words
 from capdeploy.errors import CapdeployError, UsageError
-from capdeploy.report import sections, tables
+from capdeploy.report import budgets, sections, tables
 from capdeploy.report.sections import Section
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import BenchmarkReport, Measured, RunReport
@@ -106,9 +106,11 @@ def page(report: RunReport, drawn: dict[str, PruningPlan], folder: str, *, plots
         If matplotlib is wanted and not installed.
     """
     good, verdict = _verdict(report)
+    asked = budgets.table(report)
     classes = ", ".join(report.classes.names[:6]) + (", ..." if len(report.classes) > 6 else "")
     shown = [
         Section("Before and after", [tables.summary(report)], sections.spots(report, plots)),
+        *([Section("Budgets", [asked])] if asked.rows else []),
         *sections.precisions(report),
         *(sections.accuracy(metrics, plots) for metrics in report.models[1:] or report.models),
         *sections.trust(report),
@@ -145,14 +147,14 @@ def _verdict(report: RunReport) -> tuple[bool, str]:
     if broken:
         return False, "; ".join(broken)
     kept = sum(each.outcome == "kept" for each in benchmark.budgets)
-    budgets = f"{kept} of {len(benchmark.budgets)} budgets kept" if benchmark.budgets else (
+    judged = f"{kept} of {len(benchmark.budgets)} budgets kept" if benchmark.budgets else (
         f"profile {benchmark.profile} sets no budgets"
     )  # fmt: skip
     for outcome in ("inconclusive", NOT_EVALUATED):
         if count := sum(each.outcome == outcome for each in benchmark.budgets):
-            budgets += f", {count} {outcome}"
+            judged += f", {count} {outcome}"
     warned = [f"warning: {words(each)}" for each in benchmark.budgets if each.outcome == "missed"]
-    return True, "; ".join(["every graph answers as the network does", budgets, *warned])
+    return True, "; ".join(["every graph answers as the network does", judged, *warned])
 
 
 def _facts(report: RunReport) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -86,7 +87,7 @@ def test_the_page_holds_every_section_and_asks_for_nothing(measured):
     made = page.page(report, plans, "OUT", plots=True)
     found = checked(html.render(made))
     assert found.headings[1:] == [
-        "Before and after", "Accuracy of ratio-0.5", "Trust", "What ratio-0.5 keeps",
+        "Before and after", "Budgets", "Accuracy of ratio-0.5", "Trust", "What ratio-0.5 keeps",
         "Parity with PyTorch", "Where and how", "To repeat it",
     ]  # fmt: skip
     assert found.tags.count("svg") == 3  # accuracy, training, widths
@@ -142,14 +143,24 @@ def test_figures_take_the_colours_of_the_page(run):
     assert ">budget<" not in figures.spots(spots, [])
 
 
-def test_the_command_writes_one_file_and_prints_markdown(run, tmp_path):
+def test_the_command_writes_files_or_the_one_named_and_prints_markdown(run, tmp_path):
     done = capdeploy("report", run.folder, "-o", tmp_path / "report.html")
     assert (done.returncode, done.stderr) == (0, "")
     checked((tmp_path / "report.html").read_text())
     again = capdeploy("report", run.folder, "-o", tmp_path / "report.html")
     assert again.returncode == 2
     assert "add --force" in again.stderr
+    shutil.copytree(run.folder, tmp_path / "out")
+    (tmp_path / "out" / "report.md").write_text("mine")
+    refused = capdeploy("report", tmp_path / "out")
+    assert (refused.returncode, "report.md exists" in refused.stderr) == (2, True)
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert capdeploy("report", tmp_path / "out", "--force").returncode == 0
+    checked((tmp_path / "out" / "report.html").read_text())
     printed = capdeploy("report", run.folder, "-f", "md")
+    assert printed.stdout == (tmp_path / "out" / "report.md").read_text().replace(
+        str(tmp_path / "out"), str(run.folder)
+    )
     assert printed.stdout.startswith("# tests.nets:Residual: 3 of 10 classes (7, 1, 4)")
     assert "## Parity with PyTorch" in printed.stdout
     assert "svg" not in printed.stdout
@@ -402,4 +413,10 @@ def test_the_verdict_counts_what_could_not_be_judged(run):
     benchmark = BenchmarkReport(profile="this-host", emulated=True, environment=environment.read(),
                                 includes="all", rows=rows, budgets=outcomes)  # fmt: skip
     made = page.page(report.model_copy(update={"benchmark": benchmark}), plans, "O", plots=False)
+    [asked] = next(section for section in made.sections if section.title == "Budgets").tables
+    assert [cells[-1] for cells in asked.rows] == [
+        "met", "kept", "inconclusive", NOT_EVALUATED, NOT_EVALUATED
+    ]  # fmt: skip
+    assert asked.rows[0][1] == report.models[1].requested
+    assert asked.rows[1][1] == "latency_p50_ms <= 1"
     assert f"1 of 4 budgets kept, 1 inconclusive, 2 {NOT_EVALUATED}" in made.verdict
