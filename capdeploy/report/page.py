@@ -168,7 +168,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
         ("MACs", f"{last.before.macs / max(1, last.after.macs):.1f}x fewer"),
         ("parameters", f"{last.before.parameters / max(1, last.after.parameters):.1f}x fewer"),
     ]
-    for row in sections.cpu_rows(report):
+    for row in sections.compared_rows(report):
         if row.settings.bundle == last.name and isinstance(row.result, Measured):
             found = row.result.speed_up
             if found is not None and row.settings.precision == "fp32":

@@ -37,17 +37,19 @@ class Section:
     text: Sequence[str] = ()
 
 
-def cpu_rows(report: RunReport) -> Iterator[Row]:
-    """Pick the rows that were measured on the CPU."""
+def compared_rows(report: RunReport) -> list[Row]:
+    """Pick the measured rows of one device: of the CPU, or where it has none, of the first."""
     benchmark = report.benchmark
-    for row in benchmark.rows if isinstance(benchmark, BenchmarkReport) else ():
-        if row.settings.device == "cpu" and isinstance(row.result, Measured):
-            yield row
+    rows = benchmark.rows if isinstance(benchmark, BenchmarkReport) else ()
+    measured = [row for row in rows if isinstance(row.result, Measured)]
+    devices = [row.settings.device for row in measured]
+    chosen = "cpu" if "cpu" in devices else next(iter(devices), None)
+    return [row for row in measured if row.settings.device == chosen]
 
 
 def spots(report: RunReport, plots: bool) -> list[Figure]:
     """Plot accuracy against the latency in one runtime of graphs: a search's, or the first."""
-    rows = [row for row in cpu_rows(report) if row.settings.runtime != "pytorch"]
+    rows = [row for row in compared_rows(report) if row.settings.runtime != "pytorch"]
     if not plots or not rows:
         return []
     asked = {metrics.search.runtime for metrics in report.models if metrics.search is not None}
@@ -65,7 +67,9 @@ def spots(report: RunReport, plots: bool) -> list[Figure]:
             points.append(figures.Spot(
                 at.bundle + bits, percentile(result.latency_ms, 50), top1.top1, *top1.interval,
             ))  # fmt: skip
-    caption = f"Accuracy against p50 latency in {runtime} on the CPU; up and left is better."
+    device = rows[0].settings.device
+    where = "the CPU" if device == "cpu" else device
+    caption = f"Accuracy against p50 latency in {runtime} on {where}; up and left is better."
     return [Figure(caption, figures.spots(points, _budgets_ms(report, rows[0])))]
 
 
@@ -181,12 +185,13 @@ def latency(report: RunReport, plots: bool) -> list[Section]:
     if not isinstance(benchmark, BenchmarkReport):
         return []
     drawn = []
-    runtimes = dict.fromkeys(row.settings.runtime for row in cpu_rows(report))
+    rows = compared_rows(report)
+    runtimes = dict.fromkeys(row.settings.runtime for row in rows)
     for runtime in runtimes if plots else ():
         lines = [
             (row.settings.row.replace(f" in {runtime}", "").removesuffix(" on cpu"),
              row.result.latency_ms)
-            for row in cpu_rows(report)
+            for row in rows
             if row.settings.runtime == runtime and isinstance(row.result, Measured)
         ]  # fmt: skip
         caption = f"Distribution of single latencies in {runtime}; left is faster, steep is steady."

@@ -265,7 +265,8 @@ def test_where_the_head_is_whole_it_is_what_networks_are_compared_with(run):
     assert ("full head", f"{whole.top1:.1%}") in page.page(report, {}, "OUT", plots=False).facts
 
 
-def test_the_plot_is_of_the_runtime_that_a_search_was_made_for(run, measured):
+@pytest.mark.parametrize(("device", "said"), [("cpu", "the CPU"), ("cuda", "cuda")])
+def test_the_plot_is_of_the_runtime_that_a_search_was_made_for(run, measured, device, said):
     report, plans = measured
     search = plans["ratio-0.5"].search
     result = Measured(
@@ -273,7 +274,8 @@ def test_the_plot_is_of_the_runtime_that_a_search_was_made_for(run, measured):
         size_bytes=1,
     )  # fmt: skip
     rows = tuple(
-        Row(settings=Settings(bundle=name, runtime=runtime, device="cpu", threads=1), result=result)
+        Row(settings=Settings(bundle=name, runtime=runtime, device=device, threads=1),
+            result=result)
         for runtime in ("onnxruntime", "openvino") for name in ("baseline", "ratio-0.5")
     )  # fmt: skip
     benchmark = BenchmarkReport(
@@ -281,13 +283,16 @@ def test_the_plot_is_of_the_runtime_that_a_search_was_made_for(run, measured):
         rows=rows,
     )  # fmt: skip
     first, slim = report.models
+    search = search.model_copy(update={"device": device})
+    [shown] = sections.latency(report.model_copy(update={"benchmark": benchmark}), plots=True)
+    assert len(shown.figures) == 2
     for runtime in ("onnxruntime", "openvino"):
         asked = slim.model_copy(
             update={"search": search.model_copy(update={"runtime": runtime, "budget": 0.7})}
         )
         made = report.model_copy(update={"models": (first, asked), "benchmark": benchmark})
         [figure] = sections.spots(made, plots=True)
-        assert f"latency in {runtime} on the CPU" in figure.caption
+        assert f"latency in {runtime} on {said};" in figure.caption
         assert ">budget<" in figure.svg
 
 
