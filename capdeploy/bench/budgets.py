@@ -13,6 +13,7 @@ from capdeploy import errors
 from capdeploy.bench.stats import percentile, percentile_bounds
 from capdeploy.bundle import BASELINE
 from capdeploy.errors import BudgetError, ParityError, StepFailedError
+from capdeploy.values.latency import Search
 from capdeploy.values.profile import FLOORS, Budgets, HardwareProfile
 from capdeploy.values.report import (
     BenchmarkReport,
@@ -169,35 +170,32 @@ def beyond(metrics: Metrics, report: BenchmarkReport) -> str | None:
         A sentence, if all of the interval lies clearly beyond the budget.
     """
     search = metrics.search
-    pace = _pace(metrics, report)
-    for row in report.rows if search is not None and search.unit == "ms" else ():
-        at = row.settings
-        place = (at.bundle, at.runtime, at.device, at.threads, at.precision)
-        if search is None or not isinstance(row.result, Measured) or place != (
-            metrics.name, search.runtime, search.device, search.threads, search.precision
-        ):  # fmt: skip
-            continue
-        found, low, high = percentile_bounds(row.result.latency_ms, search.percentile)
-        if low > SLACK * pace * search.budget:
-            return (
-                f"{row.settings.row}: p{search.percentile:g} is {found:.3g} ms [{low:.3g}, "
-                f"{high:.3g}] in the benchmark, beyond its budget of {search.budget:.3g} ms"
-            )
-    return None
+    if search is None or search.unit != "ms":
+        return None
+    times = _measured(metrics.name, search, report)
+    before = _measured(BASELINE, search, report)
+    if not times:
+        return None
+    # How much slower this machine is now than it was beside the search.
+    pace = max(1.0, percentile(before, search.percentile) / search.base) if before else 1.0
+    found, low, high = percentile_bounds(times, search.percentile)
+    if low <= SLACK * pace * search.budget:
+        return None
+    bits = "" if search.precision == "fp32" else f" {search.precision}"
+    return (
+        f"{metrics.name} in {search.runtime}{bits}: p{search.percentile:g} is {found:.3g} ms "
+        f"[{low:.3g}, {high:.3g}] in the benchmark, beyond its budget of {search.budget:.3g} ms"
+    )
 
 
-def _pace(metrics: Metrics, report: BenchmarkReport) -> float:
-    """Say how much slower the head-cut network is here than it was beside the search, 1 if not."""
-    search = metrics.search
-    for row in report.rows if search is not None else ():
+def _measured(bundle: str, search: Search, report: BenchmarkReport) -> Sequence[float]:
+    """Look up a network's single latencies where a search measured; none if it was not there."""
+    place = (bundle, search.runtime, search.device, search.threads, search.precision)
+    for row in report.rows:
         at = row.settings
-        if search is None or (at.bundle, at.runtime, at.device, at.threads, at.precision) != (
-            BASELINE, search.runtime, search.device, search.threads, search.precision
-        ):  # fmt: skip
-            continue
-        if isinstance(row.result, Measured):
-            return max(1.0, percentile(row.result.latency_ms, search.percentile) / search.base)
-    return 1.0
+        if (at.bundle, at.runtime, at.device, at.threads, at.precision) == place:
+            return row.result.latency_ms if isinstance(row.result, Measured) else ()
+    return ()
 
 
 def require_any(report: BenchmarkReport) -> None:

@@ -368,6 +368,7 @@ def test_a_machine_that_is_never_calm_does_not_keep_a_search_for_minutes(ground,
 
 
 def test_what_is_kept_is_of_one_kind_of_machine_and_one_way_to_run(ground, tmp_path, monkeypatch):
+    """A test has one machine, so the other's name is made up; the files are named as ever."""
     model, drawn_on = ground
     places = [PLACE, replace(PLACE, runtime="openvino"), replace(PLACE, threads=2),
               replace(PLACE, device="cuda")]  # fmt: skip

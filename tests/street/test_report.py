@@ -404,6 +404,10 @@ def test_a_network_slower_than_its_search_measured_is_named(measured, change, ms
     both = report.model_copy(update={"models": (report.models[0], slim), "benchmark": benchmark})
     notes = tables.summary(both).notes
     assert any("beyond its budget of 1 ms" in note for note in notes) is said
+    # Where the head-cut network takes twice as long as beside the search, so may this one.
+    slow = Row(settings=at.model_copy(update={"bundle": "baseline"}),
+               result=result.model_copy(update={"latency_ms": (4.0,) * 99}))  # fmt: skip
+    assert beyond(slim, benchmark.model_copy(update={"rows": (slow, *benchmark.rows)})) is None
 
 
 def test_the_verdict_counts_what_could_not_be_judged(run):
