@@ -36,23 +36,29 @@ def plan(recipe: Recipe, say: Say, begun: Begun | None = None) -> Planned:
         reject.require(full, images)
     if begun is not None:
         journal.require_same(begun, full)
-        return Planned(full, narrow, images, begun.plans, begun.scored_images, begun.sensitivity)
+        return Planned(
+            full, narrow, images, begun.plans, begun.scored_images, begun.sensitivity,
+            out_of_reach=begun.out_of_reach,
+        )  # fmt: skip
     say.step(f"score filters ({recipe.strategy})")
     head_cut = None if recipe.keep_head else head.cut_of(full, require_classes(full))
     ground = stages.ground(recipe, narrow, images, say, head=head_cut, full=full.geometry.cost())
     say.step("plan")
     budgets = recipe.budgets()
-    if budgets[0].cuts:
+    whole = not budgets[0].cuts  # the head-cut network is asked for
+    if not whole:
         budgets = (
             budgets[0].model_copy(update={"ratio": 0.0, "limit": None, "also": ()}),
             *budgets,
         )
     start = planning.draw(ground, budgets[0])
-    others = [stages.draw(recipe, full, ground, start, budget, say) for budget in budgets[1:]]
+    draw = partial(stages.draw, recipe, full, ground, start, say=say)
+    others, beyond = stages.within_reach(budgets[1:], draw, say, enough=whole)
     if recipe.steps > 1:
         say.note(f"the plan is that of a single step; each of the {recipe.steps} is scored anew")
     curves = stages.as_nouns(ground.curves, estimated=recipe.allocation != "sensitivity")
-    return Planned(full, narrow, images, (start, *others), ground.scores.images, curves, ground)
+    plans = (start, *others)
+    return Planned(full, narrow, images, plans, ground.scores.images, curves, ground, beyond)
 
 
 def compress(
@@ -114,14 +120,14 @@ def measure(recipe: Recipe, output: Path, say: Say) -> RunReport:
 @gpu.exact()
 def _fill(recipe: Recipe, planned: Planned, work: Path, say: Say) -> RunReport:
     """Make, judge and seal every network into the run's folder."""
-    made = stages.make_all(recipe, planned, work, say)
+    made, beyond = stages.make_all(recipe, planned, work, say)
     say.step("judge on the test split")
     models = stages.seal_all(recipe, planned, made, work, say)
     report = RunReport(
         tool_version=__version__, checkpoint=planned.full.checkpoint,
         classes=require_classes(planned.full), strategy=recipe.strategy,
         scored_images=planned.scored_images, bad_images=tuple(planned.samples.bad),
-        models=models, sensitivity=planned.sensitivity,
+        models=models, out_of_reach=beyond, sensitivity=planned.sensitivity,
         benchmark=Skipped(reason="not measured; run: capdeploy bench"),
     )  # fmt: skip
     (work / bundle.RECIPE).write_text(recipes.to_toml(recipe), encoding="utf-8")

@@ -13,7 +13,7 @@ from capdeploy.bundle import Bundle
 from capdeploy.errors import MissingDeviceError, UntrustedError
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.values.answer import Answer
-from capdeploy.values.trust import outsider_scores, probabilities
+from capdeploy.values.trust import Trust, outsider_scores, probabilities
 
 
 def predict(
@@ -78,7 +78,7 @@ def answers(bundle: Bundle, logits: npt.NDArray[np.float32]) -> tuple[Answer, ..
     kept class.
     """
     manifest = bundle.manifest
-    trust, names = manifest.trust, manifest.classes.names
+    trust, names = _trust(bundle), manifest.classes.names
     kept = list(range(len(names)) if manifest.head_cut else manifest.classes.kept)
     rejection = trust.rejection if trust is not None else None
     chances = probabilities(logits, trust.temperature if trust is not None else 1.0)
@@ -100,3 +100,9 @@ def answers(bundle: Bundle, logits: npt.NDArray[np.float32]) -> tuple[Answer, ..
             )
         )
     return tuple(found)
+
+
+def _trust(bundle: Bundle) -> Trust | None:
+    """Choose what was fitted to the graph that is open; before that was done, to fp32's."""
+    own = (each.trust for each in bundle.manifest.quantized if each.files == bundle.graphs)
+    return next(own, None) or bundle.manifest.trust

@@ -151,7 +151,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--parity-atol", float, "Largest logit error of the exported graph."),
     ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
     ("--precision", Words(), "fp32, fp16, int8; limits: in the first. Default: the profile's."),
-    ("--max-drop", float, "Top-1 points that fewer bits may cost; else they are rejected."),
+    ("--max-drop", float, "Top-1 points that fewer bits may cost; else rejected (see drop_rule)."),
     ("--profile", str, "Hardware profile: a name or a .toml file."),
     ("--runtimes", Words(), f"Default: the profile's. Known: {_names('runtimes', 'runtime')}."),
     ("--devices", Words(), "To measure on: cpu, cuda, tensorrt, gpu, npu; default: the profile's."),
@@ -176,7 +176,7 @@ SWITCHES: tuple[tuple[str, str], ...] = (
 
 FLAGLESS = (
     "warmup", "temperature", "reconstruct_images", "sensitivity_images", "calibration_images",
-    "simplify_seconds",
+    "simplify_seconds", "drop_rule",
 )  # fmt: skip
 """Recipe keys that are no flags."""
 FLAGLESS_IN_TRAINING = ("warmup",)

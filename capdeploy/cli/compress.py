@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from capdeploy.cli import _options
 from capdeploy.cli._output import Progress, format_option, tell
+
+if TYPE_CHECKING:
+    from capdeploy.values.recipe import Recipe
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -51,21 +54,32 @@ def command(
     recipe = recipes.resolve(config, os.environ, settings, given, base=base)
     if not dry_run and output is None:
         raise click.UsageError("--output is missing: name the folder to make, or use --dry-run")
+    if dry_run or output is None:
+        _show_plans(recipe, style, say)
+        return
     from capdeploy import pipeline
     from capdeploy.bench.matrix import conclude
-    from capdeploy.report import plans, run
+    from capdeploy.report import run
     from capdeploy.values.report import BenchmarkReport
 
-    if dry_run or output is None:
-        asked = {budget.name for budget in recipe.budgets()}
-        drawn = [plan for plan in pipeline.plan(recipe, say).plans if plan.budget.name in asked]
-        document = "[" + ",".join(plan.to_json() for plan in drawn) + "]"
-        tell(style, document, [plans.plan(plan) for plan in drawn])
-        return
     report = pipeline.compress(recipe, output, say, force=force, resume=resume)
     tell(style, report.to_json(), run.shown(report, brief=demo))
     for entry in bundle.find(output):
         bundle.require_parity(entry)
-    report.require_accuracy()
+    report.require_budgets()
     if isinstance(report.benchmark, BenchmarkReport):
         conclude(report.benchmark)
+
+
+def _show_plans(recipe: Recipe, style: str, say: Progress) -> None:
+    from capdeploy import pipeline
+    from capdeploy.errors import BudgetError
+    from capdeploy.report import plans
+
+    asked = {budget.name for budget in recipe.budgets()}
+    planned = pipeline.plan(recipe, say)
+    drawn = [plan for plan in planned.plans if plan.budget.name in asked]
+    document = "[" + ",".join(plan.to_json() for plan in drawn) + "]"
+    tell(style, document, [plans.plan(plan) for plan in drawn])
+    if planned.out_of_reach:
+        raise BudgetError("; ".join(planned.out_of_reach))

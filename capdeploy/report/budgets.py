@@ -25,6 +25,7 @@ def table(report: RunReport) -> Table:
         Without rows if nothing was asked.
     """
     rows = [cells for metrics in report.models[1:] for cells in _of_recipe(metrics)]
+    rows += [("-", line.split()[0], line, "out of reach") for line in report.out_of_reach]
     if isinstance(report.benchmark, BenchmarkReport):
         rows += [
             (each.settings.row, f"{each.budget} {sign(each.budget)} {each.limit:g}",

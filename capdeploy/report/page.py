@@ -10,7 +10,7 @@ from pathlib import Path
 from capdeploy import bundle
 from capdeploy.bench.budgets import NOT_EVALUATED, require, words
 from capdeploy.errors import CapdeployError, UsageError
-from capdeploy.report import budgets, sections, tables
+from capdeploy.report import budgets, sections, tables, trust
 from capdeploy.report.sections import Section
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.report import BenchmarkReport, Measured, RunReport
@@ -113,7 +113,7 @@ def page(report: RunReport, drawn: dict[str, PruningPlan], folder: str, *, plots
         *([Section("Budgets", [asked])] if asked.rows else []),
         *sections.precisions(report),
         *(sections.accuracy(metrics, plots) for metrics in report.models[1:] or report.models),
-        *sections.trust(report),
+        *trust.shown(report),
         *sections.latency(report, plots),
         *sections.structure(report, drawn, plots),
         *sections.sensitivity(report, plots),
@@ -133,7 +133,7 @@ def _verdict(report: RunReport) -> tuple[bool, str]:
         f"{metrics.name}: the {proof.stage} graph answers differently"
         for metrics in report.models for proof in metrics.artifact.parity if not proof.holds
     ]  # fmt: skip
-    broken += [line for metrics in report.models for line in metrics.misses]
+    broken += report.misses
     benchmark = report.benchmark
     if not isinstance(benchmark, BenchmarkReport):
         line = f"not measured: {benchmark.reason}"

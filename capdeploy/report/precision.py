@@ -58,9 +58,7 @@ def _rows(metrics: Metrics, benchmark: BenchmarkReport | None) -> list[tuple[str
 def _verdict(each: Quantized, times: float | None) -> str:
     if each.rejected is not None:
         return f"rejected: {each.rejected}"
-    said = "kept"
-    if each.in_fp32:
-        said += f", {len(each.in_fp32)} layers in fp32"
+    said = each.kept
     if times is not None and times < 1:
         said += "; slower than fp32 here"
     return said

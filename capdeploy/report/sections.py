@@ -124,51 +124,6 @@ def accuracy(metrics: Metrics, plots: bool) -> Section:
     return Section(f"Accuracy of {metrics.name}", shown, drawn)
 
 
-def trust(report: RunReport) -> list[Section]:
-    """Show how far confidence can be believed, and what becomes of images of other classes."""
-    known = [(metrics, metrics.trust) for metrics in report.models if metrics.trust is not None]
-    if not known:
-        return []
-    rows = []
-    for metrics, fitted in known:
-        refused = fitted.rejection
-        cells = ("-",) * 4
-        if refused is not None:
-            cells = (
-                f"{refused.score} (AUROC {refused.auroc[refused.score]:.3f})",
-                f"{refused.accepted_kept:.1%}", f"{refused.accepted_dropped:.1%}",
-                str(refused.dropped_images),
-            )  # fmt: skip
-        rows.append((metrics.name, f"{fitted.temperature:.2f}", f"{fitted.ece_before:.3f}",
-                     f"{fitted.ece_after:.3f}", *cells))  # fmt: skip
-    columns = ("model", "temperature", "calibration error", "calibrated", "told apart by",
-               "kept accepted", "dropped accepted", "dropped images")  # fmt: skip
-    note = (
-        "expected calibration error over 15 bins and shares on the test split; temperature and "
-        "threshold fitted on held-out training images, 95 % of the kept ones accepted there (a "
-        "reject output decides by itself)"
-    )
-    shown = [Table("Confidence, and images of dropped classes", columns, tuple(rows), (note,))]
-    apart = tuple(
-        (metrics.name, score, f"{fitted.rejection.auroc[score]:.3f}", f"{share:.1%}")
-        for metrics, fitted in known if fitted.rejection is not None
-        for score, share in fitted.rejection.false_accepts.items()
-    )  # fmt: skip
-    if apart:
-        title = "Ways to tell images of dropped classes"
-        heads = ("model", "by", "AUROC", "accepted where 95 % of the kept are")
-        shown.append(Table(title, heads, apart))
-    taken = {
-        metrics.name: map(str, fitted.rejection.taken_for)
-        for metrics, fitted in known if fitted.rejection is not None
-    }  # fmt: skip
-    if taken:
-        rows = list(zip(report.classes.names, *taken.values(), strict=True))
-        title = "What images of dropped classes are taken for, images by network"
-        shown.append(Table(title, ("class", *taken), tuple(rows)))
-    return [Section("Trust", shown)]
-
-
 def _confusion(metrics: Metrics) -> Table:
     names = [entry.name for entry in metrics.accuracy[-1].classes]
     rows = tuple(

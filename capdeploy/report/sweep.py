@@ -34,7 +34,8 @@ def tables(report: SweepReport) -> list[Table]:
     Returns
     -------
     list[Table]
-        Every network; if seeds vary, the same over the seeds; runs that failed.
+        Every network; if seeds vary, the same over the seeds; runs that failed, and limits out of
+        reach.
     """
     shown = [_everything(report)]
     if any(axis.name == SEED and len(axis.points) > 1 for axis in report.axes):
@@ -42,6 +43,9 @@ def tables(report: SweepReport) -> list[Table]:
     if report.failures:
         rows = tuple((failure.run, failure.error) for failure in report.failures)
         shown.append(Table("What failed", ("run", "why"), rows))
+    if report.out_of_reach:
+        rows = tuple((each.run, each.error) for each in report.out_of_reach)
+        shown.append(Table("Limits that no network meets", ("run", "why"), rows))
     return shown
 
 
@@ -150,6 +154,7 @@ def page(report: SweepReport, folder: str, *, plots: bool) -> Page:
     broken += [f"{len(report.missing)} run(s) not made yet"] if report.missing else []
     missed = sum(row.missed is not None for row in report.rows)
     over = f"; {missed} of {len(report.rows)} rows miss a limit" if missed else ""
+    over += f"; {len(report.out_of_reach)} limit(s) out of reach" if report.out_of_reach else ""
     everything, *others = tables(report)
     drawn = _fronts(report) if plots else []
     return Page(

@@ -113,6 +113,7 @@ def summary(report: RunReport) -> Table:
         f"{metrics.name}, before training: {metrics.search.sentence}"
         for metrics in report.models if metrics.search is not None
     ]  # fmt: skip
+    notes += report.out_of_reach
     if benchmark is not None:
         notes += [line for each in report.models if (line := beyond(each, benchmark)) is not None]
         notes += _benchmark_notes(benchmark)

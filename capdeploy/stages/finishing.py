@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from capdeploy import bundle, recipes
@@ -11,9 +13,11 @@ from capdeploy.errors import CapdeployError, DataError
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Images, Samples
+from capdeploy.stages import precision
 from capdeploy.stages.making import Before
 from capdeploy.train import evaluate
 from capdeploy.train import trust as trusting
+from capdeploy.values.artifact import Quantized
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import BenchmarkReport, Measured
 from capdeploy.values.trust import Trust
@@ -32,18 +36,60 @@ def before(full: Model, narrow: Model, test: Images, batch_size: int) -> Before:
 
 
 def trust(
-    model: Model, images: Samples, test: Images, batch_size: int, seed: int, say: Say
-) -> Trust | None:
-    """Calibrate a finished network and teach it to refuse; None where the head is whole."""
+    model: Model, bits: Sequence[Quantized], images: Samples, test: Images, folder: Path,
+    recipe: Recipe, say: Say,
+) -> tuple[Trust | None, tuple[Quantized, ...]]:  # fmt: skip
+    """Calibrate a finished network and teach it to refuse, each of its precisions by itself.
+
+    Parameters
+    ----------
+    model : Model
+        The network; a whole head is left as it is.
+    bits : Sequence[Quantized]
+        Its graphs in fewer bits.
+    images : Samples
+        Temperature and threshold are fitted on held-out ones and on ones of dropped classes.
+    test : Images
+        The test split, which judges them.
+    folder : Path
+        Holds the graphs.
+    recipe : Recipe
+        Batch size and seed.
+    say : Say
+        Hears if there are no images of other classes.
+
+    Returns
+    -------
+    tuple[Trust | None, tuple[Quantized, ...]]
+        Of the network in single precision, and the graphs with their own.
+    """
     if not model.head_cut:
-        return None
+        return None, tuple(bits)
     known = unknown = None
     try:
-        known = images.dropped(len(images.validation), seed=seed)
-        unknown = images.dropped(len(test), seed=seed, test=True)
+        known = images.dropped(len(images.validation), seed=recipe.seed)
+        unknown = images.dropped(len(test), seed=recipe.seed, test=True)
     except DataError as error:  # of classes that nobody asked for: no reason to lose the run
         say.note(f"no threshold for images of other classes: {error}")
-    return trusting.fit(model, images.validation, known, test, unknown, batch_size=batch_size)
+
+    def fitted(answers: trusting.Answers) -> Trust:
+        shown = (images.validation, known, test, unknown)
+        return trusting.fit(answers, *shown, reject=model.reject_output)
+
+    def with_trust(each: Quantized) -> Quantized:
+        if each.rejected is not None:
+            return each
+        answers = partial(precision.answers, model, folder / each.files[0], each.runtime)
+        try:
+            return each.model_copy(update={"trust": fitted(answers)})
+        except ValueError:  # half precision overflows on an image of a class that nobody kept
+            say.note(
+                f"{each.precision} in {each.runtime}: some answers are no numbers; the threshold "
+                "of single precision counts"
+            )
+            return each
+
+    return fitted(trusting.of_model(model, recipe.batch_size)), tuple(map(with_trust, bits))
 
 
 def bench(recipe: Recipe, output: Path, say: Say) -> BenchmarkReport:

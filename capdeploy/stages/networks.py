@@ -17,13 +17,16 @@ from capdeploy.stages.journal import Journal
 from capdeploy.stages.making import Made
 from capdeploy.stages.planned import Planned
 from capdeploy.stages.precision import in_fewer_bits
+from capdeploy.stages.reach import within_reach
 from capdeploy.values.journal import Begun
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.report import Metrics
 
 
-def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Made]:
+def make_all(
+    recipe: Recipe, planned: Planned, work: Path, say: Say
+) -> tuple[list[Made], tuple[str, ...]]:
     """Make every network, or read back what an earlier run has made; none is judged yet.
 
     Parameters
@@ -39,8 +42,13 @@ def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Mad
 
     Returns
     -------
-    list[Made]
-        One for each plan.
+    tuple[list[Made], tuple[str, ...]]
+        One for each plan, and a line for each limit that no network meets.
+
+    Raises
+    ------
+    BudgetError
+        If no network meets any of the limits.
     """
     journal = Journal(work, planned.full)
     journal.begin(
@@ -48,20 +56,25 @@ def make_all(recipe: Recipe, planned: Planned, work: Path, say: Say) -> list[Mad
             tool_version=__version__, checkpoint_sha256=planned.full.checkpoint.sha256,
             classes=require_classes(planned.full), recipe=recipe, plans=planned.plans,
             scored_images=planned.scored_images, sensitivity=planned.sensitivity,
+            out_of_reach=planned.out_of_reach,
         )
     )  # fmt: skip
-    made = []
-    for drawn in planned.plans:
+
+    def one(drawn: PruningPlan) -> Made:
         name = drawn.budget.name if drawn.budget.cuts else BASELINE
-        one = journal.recall(name)
-        if one is not None:
+        kept = journal.recall(name)
+        if kept is not None:
             say.note(f"{name} was finished by an earlier run")
-        else:
-            one = _make(name, recipe, planned, drawn, work, say)
-            if drawn.budget.cuts:  # the baseline is quickly made again
-                journal.keep(one)
-        made.append(one)
-    return made
+            return kept
+        made = _make(name, recipe, planned, drawn, work, say)
+        if drawn.budget.cuts:  # the baseline is quickly made again
+            journal.keep(made)
+        return made
+
+    baseline, *others = planned.plans
+    first = one(baseline)
+    made, beyond = within_reach(others, one, say, enough=not recipe.budgets()[0].cuts)
+    return [first, *made], (*planned.out_of_reach, *beyond)
 
 
 def _make(
@@ -115,7 +128,7 @@ def seal_all(
     for result in made:
         folder = work / result.name
         bits = in_fewer_bits(recipe, result.final, samples, test, folder, say)
-        fitted = trust(result.final, samples, test, recipe.batch_size, recipe.seed, say)
+        fitted, bits = trust(result.final, bits, samples, test, folder, recipe, say)
         metrics = result.metrics(shared, test, recipe, bits)
         metrics = metrics.model_copy(update={"trust": fitted})
         pack.seal(

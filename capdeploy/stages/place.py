@@ -10,7 +10,7 @@ from capdeploy.bench import environment
 from capdeploy.errors import ConfigError, MissingDeviceError
 from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES
-from capdeploy.stages import precision
+from capdeploy.stages import bits
 from capdeploy.values.budget import Budget
 from capdeploy.values.recipe import Recipe
 
@@ -59,7 +59,7 @@ def require(recipe: Recipe) -> None:
         place = place_of(recipe)
         if place.device not in RUNTIMES.load(place.runtime).devices():
             raise MissingDeviceError(f"no such device: {place.runtime} sees no {place.device} here")
-        made = {("fp32", place.runtime), *precision.wanted(recipe)}
+        made = {("fp32", place.runtime), *bits.wanted(recipe)}
         if (place.precision, place.runtime) not in made:
             raise ConfigError(
                 f"a latency would count in {place.precision} in {place.runtime}, and no such graph "

@@ -31,6 +31,8 @@ class Planned:
         Curves that the plans were drawn by, if any.
     ground : Ground | None
         What the plans were drawn on; None if an earlier run drew them.
+    out_of_reach : tuple[str, ...]
+        Limits that no network meets, and why; there is no plan for them.
     """
 
     full: Model
@@ -40,3 +42,4 @@ class Planned:
     scored_images: int
     sensitivity: tuple[Curve, ...] = ()
     ground: Ground | None = None
+    out_of_reach: tuple[str, ...] = ()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,23 +14,20 @@ import torch
 
 from capdeploy import recipes
 from capdeploy.bundle import GRAPH
-from capdeploy.errors import ConfigError, MissingError, MissingExtraError, StepFailedError
+from capdeploy.errors import MissingExtraError, StepFailedError
 from capdeploy.export import for_openvino, quantize
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES
 from capdeploy.samples import Images, Samples
-from capdeploy.values.accuracy import Accuracy, Difference
+from capdeploy.stages.bits import GraphRuntime, Precision, needs_reduced_range, wanted
+from capdeploy.values.accuracy import Accuracy, Difference, DropRule
 from capdeploy.values.artifact import Quantized
-from capdeploy.values.profile import HardwareProfile
 from capdeploy.values.recipe import Recipe
+from capdeploy.values.trust import Logits
 
-Precision = Literal["fp16", "int8"]
-GraphRuntime = Literal["onnxruntime", "openvino"]
 ATTEMPTS = (1, 2, 4, 8)
 """How many of the noisiest layers stay in single precision, one attempt after the other."""
-GPUS = frozenset({"cuda", "tensorrt"})
-"""Devices on which ONNX Runtime computes in half precision; its CPU kernels cast every layer."""
 GLANCE = 16
 BATCH = 16
 
@@ -58,6 +55,8 @@ class Bench:
         The test split.
     most_points : float
         Top-1 points that fewer bits may cost.
+    rule : DropRule
+        How the interval of what they cost counts.
     reduce_range : bool
         Whether the device's kernels need weights of 7 bits.
     """
@@ -67,57 +66,8 @@ class Bench:
     calibration: npt.NDArray[np.float32]
     test: Images
     most_points: float
+    rule: DropRule
     reduce_range: bool
-
-
-def wanted(recipe: Recipe) -> list[tuple[Precision, GraphRuntime]]:
-    """List the graphs that a recipe asks for besides the one in single precision.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Names precisions, and runtimes by its profile.
-
-    Returns
-    -------
-    list[tuple[Precision, GraphRuntime]]
-        8 bits for every runtime of graphs, 16 for OpenVINO, and for ONNX Runtime if the profile
-        has a GPU that it runs on.
-
-    Raises
-    ------
-    ConfigError
-        If a precision is asked for that no runtime here takes.
-    MissingError
-        If a package for one of them is not installed; better now than after the training.
-    """
-    target = recipes.profile_of(recipe).runtime
-    runtimes = target.runtimes
-    found: list[tuple[Precision, GraphRuntime]] = []
-    if "int8" in recipe.precision and "onnxruntime" in runtimes:
-        found.append(("int8", "onnxruntime"))
-    if "fp16" in recipe.precision and "onnxruntime" in runtimes and GPUS & set(target.devices):
-        found.append(("fp16", "onnxruntime"))
-    if "openvino" in runtimes:
-        found += [(each, "openvino") for each in ("fp16", "int8") if each in recipe.precision]
-    for asked in recipe.precision:
-        if asked != "fp32" and asked not in {precision for precision, _ in found}:
-            both = "onnxruntime and openvino"
-            takers = "openvino, and onnxruntime on cuda" if asked == "fp16" else both
-            raise ConfigError(
-                f"--precision {asked} is for {takers}, and the runtimes here are "
-                f"{', '.join(runtimes)} on {', '.join(target.devices)}; add one with --runtimes "
-                f"or --devices, or give --precision fp32"
-            )
-    for precision, runtime in found:
-        packages = [runtime, *(["nncf"] if (precision, runtime) == ("int8", "openvino") else [])]
-        for package in packages:
-            if find_spec(package) is None:
-                raise MissingError(
-                    f"{package} is not installed, and {precision} for {runtime} needs it: pip "
-                    f"install 'capdeploy[{packages[-1]}]', or leave {runtime} out of --runtimes"
-                )
-    return found
 
 
 def in_fewer_bits(
@@ -152,7 +102,7 @@ def in_fewer_bits(
     pixels = shown.pixels(np.arange(len(shown)))
     bench = Bench(
         model, folder, model.preprocessing.apply(pixels), test, recipe.max_drop,
-        _needs_reduced_range(recipes.profile_of(recipe)),
+        recipe.drop_rule, needs_reduced_range(recipes.profile_of(recipe)),
     )  # fmt: skip
     found = []
     before: dict[str, tuple[Accuracy, npt.NDArray[np.bool_]]] = {}
@@ -166,16 +116,9 @@ def in_fewer_bits(
     return tuple(found)
 
 
-def _needs_reduced_range(profile: HardwareProfile) -> bool:
-    """Tell whether the device sums pairs of 8-bit products in 16 bits: x86 without VNNI."""
-    device = profile.device
-    return device.arch in ("x86_64", "any") and not any("vnni" in isa for isa in device.isa)
-
-
 def _said(result: Quantized) -> str:
     drop = result.drop
-    whole = f", {len(result.in_fp32)} layers in fp32" if result.in_fp32 else ""
-    verdict = f"rejected: {result.rejected}" if result.rejected else f"kept{whole}"
+    verdict = f"rejected: {result.rejected}" if result.rejected else result.kept
     if drop is None:
         return f"{result.precision} in {result.runtime} {verdict}"
     return (
@@ -238,13 +181,17 @@ def _attempt(
             rejected=lines[0],
         )  # fmt: skip
     drop = Difference.between(right.tolist(), hits.tolist())
-    over = f"{drop.points:.1f} points lost, --max-drop allows {bench.most_points:g}"
+    most = bench.most_points
+    over = (
+        f"{drop.points:.1f} points lost [{drop.low:+.1f}, {drop.high:+.1f}], --max-drop allows "
+        f"{most:g} (drop_rule {bench.rule})"
+    )
     return Quantized(
         precision=precision, runtime=runtime, files=names,
         size_bytes=sum((bench.folder / name).stat().st_size for name in names),
         calibration_images=len(bench.calibration) if precision == "int8" else 0,
-        in_fp32=tuple(exclude), before=before, after=after, drop=drop,
-        rejected=over if drop.points > bench.most_points else None,
+        in_fp32=tuple(exclude), before=before, after=after, drop=drop, max_drop=most,
+        rejected=over if drop.exceeds(most, bench.rule) else None,
     )  # fmt: skip
 
 
@@ -281,17 +228,22 @@ def _ranking(bench: Bench) -> list[str]:
 
 def judge(bench: Bench, graph: Path, runtime: str) -> tuple[Accuracy, npt.NDArray[np.bool_]]:
     """Run a graph on the test split: accuracy, and whether each image's answer is right."""
+    model, test = bench.model, bench.test
+    right = answers(model, graph, runtime, test).argmax(axis=1) == _targets(model, test)
+    return Accuracy.counted(runtime, require_classes(model).names, test.labels, right), right
+
+
+def answers(model: Model, graph: Path, runtime: str, images: Images) -> Logits:
+    """Run a graph that is in no bundle yet: logits, (N, outputs)."""
     session: Any = RUNTIMES.load(runtime).open(cast(Any, Loose(graph)), "cpu", 1)
-    test, parts = bench.test, []
-    targets = _targets(bench.model, test)
-    for start in range(0, len(test), BATCH):
-        chosen = np.arange(start, min(start + BATCH, len(test)))
-        logits = session.run(bench.model.preprocessing.apply(test.pixels(chosen)))
-        parts.append(logits.argmax(axis=1) == targets[chosen])
-    session.close()
-    right = np.concatenate(parts)
-    names = require_classes(bench.model).names
-    return Accuracy.counted(runtime, names, test.labels, right), right
+    with closing(session):
+        parts = [
+            session.run(model.preprocessing.apply(images.pixels(
+                np.arange(start, min(start + BATCH, len(images)))
+            )))
+            for start in range(0, len(images), BATCH)
+        ]  # fmt: skip
+    return np.concatenate(parts)
 
 
 def _targets(model: Model, images: Images) -> npt.NDArray[np.int64]:

@@ -25,7 +25,7 @@ NEXT = 1.02
 
 
 def draw(
-    recipe: Recipe, full: Model, ground: Ground, start: PruningPlan, budget: Budget, say: Say
+    recipe: Recipe, full: Model, ground: Ground, start: PruningPlan, budget: Budget, *, say: Say
 ) -> PruningPlan:
     """Answer a budget: latencies and memory by a search, everything else by reckoning.
 

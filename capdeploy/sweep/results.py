@@ -40,7 +40,7 @@ def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
     """
     rows: list[SweepRow] = []
     failed = {failure.run for failure in failures}
-    missing, broken = [], []
+    missing, broken, beyond = [], [], []
     for cell in grid.cells:
         file = runs / cell.name / pipeline.REPORT
         if file.is_file():
@@ -48,6 +48,8 @@ def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
                 found = RunReport.from_json(file.read_bytes(), source=str(file))
                 rows += _rows(cell, found)
                 faults = list(_faults(found))
+                beyond += [Failure(run=cell.name, point=dict(cell.point), error=line)
+                           for line in found.out_of_reach]  # fmt: skip
             except CapdeployError as error:  # one bad file may not cost the others' results
                 faults = [str(error)] if cell.name not in failed else []
             broken += [Failure(run=cell.name, point=dict(cell.point), error=fault)
@@ -57,7 +59,7 @@ def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
     return SweepReport(
         tool_version=__version__, axes=grid.axes, question=grid.question,
         rows=tuple(_marked(rows, grid.question)), failures=(*failures, *broken),
-        missing=tuple(missing),
+        missing=tuple(missing), out_of_reach=tuple(beyond),
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
@@ -19,6 +21,8 @@ from capdeploy.values.trust import (
     probabilities,
 )
 
+Answers = Callable[[Images], Logits]
+"""Answers images with logits, (N, outputs): a network, or one of its graphs in a runtime."""
 BINS = 15
 ACCEPTED = 0.95
 """Share of held-out kept-class images that the threshold accepts."""
@@ -88,20 +92,20 @@ def calibration_error(chances: npt.NDArray[np.float64], targets: npt.NDArray[np.
 
 
 def fit(
-    model: Model,
+    answers: Answers,
     held_out: Images,
     others: Images | None,
     test: Images,
     test_others: Images | None,
     *,
-    batch_size: int,
+    reject: int | None,
 ) -> Trust:
     """Fit temperature and threshold on images of the training part, and judge both on the test.
 
     Parameters
     ----------
-    model : Model
-        The finished network, its head cut.
+    answers : Answers
+        Of the finished network, its head cut, or of one of its graphs.
     held_out : Images
         Validation images of the kept classes.
     others : Images | None
@@ -110,23 +114,20 @@ def fit(
         The test split.
     test_others : Images | None
         Images of dropped classes of the test split.
-    batch_size : int
-        Images per pass.
+    reject : int | None
+        Its output for images of no kept class, if it has one.
 
     Returns
     -------
     Trust
         What `capdeploy predict` goes by.
     """
-    inside, targets = _logits(model, held_out, batch_size), held_out.labels
+    inside, targets = answers(held_out), held_out.labels
     found = temperature(inside, targets)
-    judged = _logits(model, test, batch_size)
+    judged = answers(test)
     rejection = None
     if others is not None and test_others is not None:
-        outside = _logits(model, others, batch_size)
-        rejection = _rejection(
-            inside, outside, judged, _logits(model, test_others, batch_size), model.reject_output
-        )
+        rejection = _rejection(inside, answers(others), judged, answers(test_others), reject)
     return Trust(
         temperature=found,
         calibration_images=len(held_out),
@@ -174,8 +175,13 @@ def auroc(inside: Logits, outside: Logits, score: Score, reject: int | None = No
     return float(roc_auc_score([1] * len(inside) + [0] * len(outside), scores))
 
 
-def _logits(model: Model, images: Images, batch_size: int) -> Logits:
-    found: Logits = np.concatenate(
-        [answers.numpy() for answers, _ in answered(model, images, batch_size)]
-    )
-    return found
+def of_model(model: Model, batch_size: int) -> Answers:
+    """Let a network answer by itself, in batches."""
+
+    def answers(images: Images) -> Logits:
+        found: Logits = np.concatenate(
+            [logits.numpy() for logits, _ in answered(model, images, batch_size)]
+        )
+        return found
+
+    return answers

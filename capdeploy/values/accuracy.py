@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from capdeploy.values.noun import Noun
 
 Z95 = 1.959963984540054
+DropRule = Literal["real", "estimate", "lower", "upper"]
+"""How the interval of a loss counts where it is held against a limit."""
 Confusion = tuple[tuple[int, ...], ...]
 """Images by true class (row) and answer (column), in the order of the kept classes."""
 
@@ -190,3 +192,33 @@ class Difference(Noun):
             points=100 * (only_first - only_second) / images,
             low=100 * (centre - spread), high=100 * (centre + spread), images=images,
         )  # fmt: skip
+
+    def exceeds(self, most: float, rule: DropRule = "real") -> bool:
+        """Tell whether the difference is above a limit, its interval counted.
+
+        Parameters
+        ----------
+        most : float
+            The limit, in points.
+        rule : DropRule
+            ``real``: above the limit, and by its interval no chance (wholly above zero);
+            ``lower``: beyond doubt, the whole interval is above the limit; ``upper``: possibly,
+            some of it is; ``estimate``: the interval does not count.
+
+        Returns
+        -------
+        bool
+            Whether it is.
+
+        Examples
+        --------
+        >>> lost = Difference(points=2.6, low=0.8, high=4.2, images=500)
+        >>> [lost.exceeds(1.0, rule) for rule in ("real", "estimate", "lower", "upper")]
+        [True, True, False, True]
+        >>> chance = Difference(points=1.4, low=-0.6, high=3.4, images=500)
+        >>> [chance.exceeds(1.0, rule) for rule in ("real", "estimate", "lower", "upper")]
+        [False, True, False, True]
+        """
+        if rule == "real":
+            return self.points > most and self.low > 0
+        return {"estimate": self.points, "lower": self.low, "upper": self.high}[rule] > most

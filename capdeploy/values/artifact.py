@@ -10,6 +10,7 @@ from pydantic import Field
 
 from capdeploy.values.accuracy import Accuracy, Difference
 from capdeploy.values.noun import Noun
+from capdeploy.values.trust import Trust
 
 
 class Parity(Noun):
@@ -97,4 +98,19 @@ class Quantized(Noun):
     drop: Difference | None = Field(
         default=None, description="top-1 points lost, on the same images"
     )
+    trust: Trust | None = Field(default=None, description="of its own answers; fp32's where None")
+    max_drop: float | None = Field(default=None, description="points that it might lose")
     rejected: str | None = Field(default=None, description="why it is not in the bundle")
+
+    @property
+    def kept(self) -> str:
+        """Say what of it is kept, and whether it may be losing too much."""
+        said = "kept"
+        if self.in_fp32:
+            said += f", {len(self.in_fp32)} layers in fp32"
+        drop, most = self.drop, self.max_drop
+        if drop is not None and most is not None and drop.points > most:
+            said += (
+                f"; loses more than --max-drop {most:g}, but its interval begins at {drop.low:+.1f}"
+            )
+        return said

@@ -26,6 +26,7 @@ class Begun(Noun):
     plans: tuple[PruningPlan, ...] = Field(min_length=1, description="the head's own comes first")
     scored_images: int = Field(ge=0)
     sensitivity: tuple[Curve, ...] = ()
+    out_of_reach: tuple[str, ...] = ()
 
 
 class Finished(Noun):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from capdeploy.values.accuracy import DropRule
 from capdeploy.values.budget import Allocation, Budget, Limit
 from capdeploy.values.noun import SCHEMA_VERSION, Argument, Noun
 
@@ -156,6 +157,12 @@ class Recipe(Common):
     )
     max_drop: float = Field(
         default=1.0, ge=0, le=100, description="top-1 points that fewer bits may cost"
+    )
+    drop_rule: DropRule = Field(
+        default="real",
+        description="when that is too much, by the 95 % interval of what is lost: real = more than "
+        "max_drop, and no chance (the interval is above 0); lower = the whole interval is above "
+        "max_drop; upper = some of it is; estimate = the interval does not count",
     )
     calibration_images: int = Field(default=256, ge=2, description="of the kept classes")
 

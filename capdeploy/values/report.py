@@ -269,19 +269,27 @@ class RunReport(Noun):
     scored_images: int = Field(ge=0)
     bad_images: tuple[str, ...] = ()
     models: tuple[Metrics, ...] = Field(min_length=1, description="the first is the baseline")
+    out_of_reach: tuple[str, ...] = Field(
+        default=(), description="limits that no network meets, and why; no bundle is made for them"
+    )
     sensitivity: tuple[Curve, ...] = Field(
         default=(), description="what the allocation went by, if it went by curves"
     )
     benchmark: Annotated[BenchmarkReport | Skipped, Field()]
 
-    def require_accuracy(self) -> None:
+    @property
+    def misses(self) -> tuple[str, ...]:
+        """What no network meets, what is lost and more than may be, and limits not met."""
+        return (*self.out_of_reach, *(line for each in self.models for line in each.misses))
+
+    def require_budgets(self) -> None:
         """Turn losses beyond the bound, and limits not met, into an error, after they were shown.
 
         Raises
         ------
         BudgetError
-            If a network loses more than ``max_accuracy_drop`` points, or was searched for in a
-            precision that it is not wholly shipped in.
+            If no network meets a limit, or one loses more than ``max_accuracy_drop`` points, or was
+            searched for in a precision that it is not wholly shipped in.
         """
-        if misses := [line for metrics in self.models for line in metrics.misses]:
-            raise BudgetError("; ".join(misses))
+        if self.misses:
+            raise BudgetError("; ".join(self.misses))

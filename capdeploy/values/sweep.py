@@ -65,7 +65,7 @@ class SweepRow(Noun):
 
 
 class Failure(Noun):
-    """A run that could not be made."""
+    """What a run could not make."""
 
     run: str
     point: dict[str, str]
@@ -84,6 +84,9 @@ class SweepReport(Noun):
     rows: tuple[SweepRow, ...]
     failures: tuple[Failure, ...] = ()
     missing: tuple[str, ...] = Field(default=(), description="runs that are not made yet")
+    out_of_reach: tuple[Failure, ...] = Field(
+        default=(), description="limits that no network of a finished run meets, and why"
+    )
 
 
 def dominated(merits: Sequence[tuple[float, ...]]) -> list[bool]:

@@ -22,6 +22,7 @@ from capdeploy.prune import apply, groups, regrow
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import Ledger, Meter
+from capdeploy.report import budgets, page
 from capdeploy.stages import detours, kernels, latency, search
 from capdeploy.stages import hunt as hunts
 from capdeploy.stages.memory import MemoryHunt
@@ -30,6 +31,7 @@ from capdeploy.train import head
 from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.gate import Block
 from capdeploy.values.latency import LatencyTable, LayerShape, WidthTimes
+from capdeploy.values.report import RunReport
 from tests import nets
 from tests.commands import base, capdeploy
 from tests.conftest import SUBSET, recipe, shaken, wrap
@@ -485,7 +487,7 @@ def test_milliseconds_are_planned_as_shares_of_the_measured_network(
     assert (found.limit.share, found.limit.most) == (True, pytest.approx(share))
     assert found.limit.percentile == budget.limit.percentile
     start = planning.draw(drawn_on, budget.model_copy(update={"limit": None, "ratio": 0.0}))
-    plan = search.draw(wanted, model, drawn_on, start, budget, Quiet())
+    plan = search.draw(wanted, model, drawn_on, start, budget, say=Quiet())
     assert plan.budget == budget
     meter = drawn_on.meter("latency")
     kept = {cut.layer: cut for cut in plan.layers}
@@ -729,6 +731,34 @@ def test_an_impossible_latency_ends_with_one_and_a_reason(trained, tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert "the fastest network that can be cut takes" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_impossible_latency_costs_the_others_nothing(trained, tmp_path, steps):
+    out = tmp_path / "out"
+    asked = (*base(trained), "--ratio", 0.5, "--max-latency", "p90=0.1us,p90=0.2us",
+             "--steps", steps, "--no-bench")  # fmt: skip
+    done = capdeploy(*asked, "-o", out, "-f", "json")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].count("cannot be met") == 2
+    report = RunReport.from_json(done.stdout.encode())
+    assert [metrics.name for metrics in report.models] == ["baseline", "ratio-0.5"]
+    assert [line.split()[0] for line in report.out_of_reach] == [
+        "latency-p90-0.0001ms",
+        "latency-p90-0.0002ms",
+    ]
+    made = page.page(report, {}, "OUT", plots=False)
+    assert not made.good
+    listed = [row[2] for row in budgets.table(report).rows if row[-1] == "out of reach"]
+    assert listed == list(report.out_of_reach)
+    for line in listed:
+        assert "the fastest network that can be cut takes" in line
+        assert line in made.verdict
+    assert capdeploy("verify", out).returncode == 0
+    if steps == 1:
+        shown = capdeploy(*asked, "--dry-run", "-f", "json")
+        assert shown.returncode == 1
+        assert [plan["budget"]["ratio"] for plan in json.loads(shown.stdout)] == [0.5]
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,26 @@
 """Fewer bits along the street: judged on the test split, kept or rejected, and measured."""
 
 import json
+import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from capdeploy import bundle, pipeline
+from capdeploy import bundle, pipeline, predict
 from capdeploy.bench import matrix
 from capdeploy.errors import ConfigError, MissingError, UsageError
 from capdeploy.export import graph as graphs
 from capdeploy.progress import Quiet
 from capdeploy.report import precision as report_precision
+from capdeploy.report import trust
 from capdeploy.runtimes import RUNTIMES
-from capdeploy.stages import precision
+from capdeploy.stages import bits, precision
 from capdeploy.values.accuracy import Difference
+from capdeploy.values.trust import outsider_scores, probabilities
 from tests.commands import base, capdeploy
 from tests.conftest import recipe
 
@@ -52,6 +56,31 @@ def test_every_runtime_gets_its_graphs_and_they_are_sealed(run):
         opened.in_precision("int8", "pytorch")
 
 
+def test_every_precision_has_a_temperature_and_a_threshold_of_its_own(run):
+    folder, report = run
+    opened = bundle.read(folder / "ratio-0.5")
+    whole, logits = opened.manifest.trust, np.float32([[0.5, 1.0, 2.0]])
+    own = {(each.precision, each.runtime): each.trust for each in opened.manifest.quantized}
+    for (kind, runtime), fitted in own.items():
+        assert fitted.calibration_images == whole.calibration_images
+        assert fitted.rejection.dropped_images == whole.rejection.dropped_images
+        (said,) = predict.answers(opened.in_precision(kind, runtime), logits)
+        score = outsider_scores(logits, fitted.rejection.score)[0]
+        assert said.confidence == probabilities(logits, fitted.temperature).max()
+        assert said.rejected == (score < fitted.rejection.threshold)
+    assert own["int8", "onnxruntime"].rejection.threshold != whole.rejection.threshold
+    assert own["int8", "onnxruntime"] != own["int8", "openvino"]
+    # OpenVINO computes half precision in single on a CPU: what differs is the rounded weights.
+    assert own["fp16", "openvino"].temperature == pytest.approx(whole.temperature, rel=0.02)
+    shown = {row[0] for row in trust.shown(report)[0].tables[0].rows}
+    assert {"ratio-0.5", "ratio-0.5, int8 in openvino"} <= shown
+    # Bundles of earlier versions have one for all.
+    bare = tuple(each.model_copy(update={"trust": None}) for each in opened.manifest.quantized)
+    older = replace(opened, manifest=opened.manifest.model_copy(update={"quantized": bare}))
+    (said,) = predict.answers(older.in_precision("int8", "openvino"), logits)
+    assert said.confidence == probabilities(logits, whole.temperature).max()
+
+
 def test_every_precision_is_a_row_and_a_line_of_the_table(run):
     _folder, report = run
     rows = {(at.bundle, at.runtime, at.precision): row.result
@@ -70,33 +99,62 @@ def test_every_precision_is_a_row_and_a_line_of_the_table(run):
     matrix.conclude(report.benchmark)  # other answers in fewer bits are no failed parity
 
 
-def test_what_loses_too_much_is_tried_with_layers_in_fp32_and_then_rejected(
-    trained, tmp_path, monkeypatch
-):
-    """What eight bits cost a network this small is chance, so a tenth of the right answers of every
-    quantised graph is taken away; graphs, ranking, attempts and the sealed bundle are real."""
-    attempts = []
+def wrong(monkeypatch, images):
+    """Take right answers away from every quantised graph; what is judged is listed.
+
+    What eight bits cost a network this small is chance; graphs, ranking, attempts and the sealed
+    bundle are real.
+    """
+    judged = []
     real = precision.judge
 
     def worse(bench, graph, runtime):
         accuracy, right = real(bench, graph, runtime)
         if graph.name != bundle.GRAPH:
-            attempts.append(graph.name)
+            judged.append(graph.name)
             right = right.copy()
-            right[: len(right) // 10] = False
+            right[np.flatnonzero(right)[:images]] = False
         return accuracy, right
 
     monkeypatch.setattr(precision, "judge", worse)
+    return judged
+
+
+def test_what_loses_too_much_is_tried_with_layers_in_fp32_and_then_rejected(
+    trained, tmp_path, monkeypatch
+):
+    judged = wrong(monkeypatch, images=20)
     wanted = recipe(trained, precision=("int8",), runtimes=("onnxruntime",), epochs=0)
     report = pipeline.compress(wanted, tmp_path / "out", Quiet())
     (found,) = report.models[1].quantized
-    assert len(attempts) > 2
-    assert "points lost, --max-drop allows 1" in found.rejected
+    assert len(judged) > 2
+    assert re.search(
+        r"points lost \[\+\d.*\], --max-drop allows 1 \(drop_rule real\)", found.rejected
+    )
     opened = bundle.read(tmp_path / "out" / "ratio-0.5")
     assert opened.precisions("onnxruntime") == ("fp32",)
     assert not opened.path("model.int8.onnx").exists()
     bundle.verify(opened)
     assert "rejected" in report_precision.precisions(report).rows[1][-1]
+
+
+@pytest.mark.parametrize(("rule", "kept"), [("real", True), ("lower", True), ("upper", False)])
+def test_a_loss_within_chance_counts_as_asked(trained, tmp_path, monkeypatch, rule, kept):
+    judged = wrong(monkeypatch, images=3)
+    wanted = recipe(trained, precision=("int8",), runtimes=("onnxruntime",), epochs=0,
+                    drop_rule=rule, ratio=(0.5,))  # fmt: skip
+    report = pipeline.compress(wanted, tmp_path / "out", Quiet())
+    (found,) = report.models[1].quantized
+    assert found.drop.points > 1.0
+    assert found.drop.low <= 0
+    assert (found.rejected is None) == kept
+    assert (len(judged) == 2) == kept  # one graph of each network, or attempts with layers in fp32
+    opened = bundle.read(tmp_path / "out" / "ratio-0.5")
+    bundle.verify(opened)
+    assert opened.path("model.int8.onnx").exists() == kept
+    verdict = report_precision.precisions(report).rows[-1][-1]
+    assert ("loses more than --max-drop 1, but its interval begins at" in verdict) == kept
+    assert ("(drop_rule upper)" in verdict) != kept
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -113,7 +171,7 @@ def test_a_layer_that_eight_bits_ruin_stays_in_fp32_and_the_rest_is_kept(
     graphs.export(spoiled, tmp_path / bundle.GRAPH, {})
     shown, test = planned.samples.train, planned.samples.open_test()
     calibration = spoiled.preprocessing.apply(shown.pixels(np.arange(64)))
-    bench = precision.Bench(spoiled, tmp_path, calibration, test, 5.0, reduce_range=True)
+    bench = precision.Bench(spoiled, tmp_path, calibration, test, 5.0, "real", reduce_range=True)
     before = precision.judge(bench, tmp_path / bundle.GRAPH, runtime)
     found = precision.make(bench, "int8", runtime, *before)
     assert found.rejected is None
@@ -130,7 +188,7 @@ def test_a_layer_that_eight_bits_ruin_stays_in_fp32_and_the_rest_is_kept(
 def test_a_missing_quantiser_is_told_before_the_work(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(MissingError, match=r"'capdeploy\[nncf\]', or leave openvino out of --run"):
-        precision.wanted(recipe(trained, **BITS))
+        bits.wanted(recipe(trained, **BITS))
 
 
 def test_the_command_takes_and_refuses_precisions(trained, tmp_path):
@@ -165,7 +223,7 @@ def test_a_quantiser_that_fails_is_a_rejection_and_no_error(run, chain, tmp_path
     _, report = run
     (tmp_path / bundle.GRAPH).write_bytes(b"no graph that anything could quantise")
     calibration = np.zeros((2, 3, 16, 16), np.float32)
-    bench = precision.Bench(chain, tmp_path, calibration, None, 1.0, reduce_range=True)
+    bench = precision.Bench(chain, tmp_path, calibration, None, 1.0, "real", reduce_range=True)
     before = report.models[1].accuracy[-1]
     for runtime in ("onnxruntime", "openvino"):
         found = precision.make(bench, "int8", runtime, before, np.ones(2, bool))
@@ -178,15 +236,15 @@ def test_a_quantiser_that_fails_is_a_rejection_and_no_error(run, chain, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("bits", "runtimes", "line"),
+    ("asked", "runtimes", "line"),
     [("fp16", ("onnxruntime",), "is for openvino"), ("int8", ("pytorch",), "is for onnxruntime")],
 )
-def test_a_precision_that_no_runtime_takes_is_refused(trained, bits, runtimes, line):
+def test_a_precision_that_no_runtime_takes_is_refused(trained, asked, runtimes, line):
     with pytest.raises(ConfigError, match=line):
-        precision.wanted(recipe(trained, precision=(bits,), runtimes=runtimes, devices=("cpu",)))
-    if bits == "fp16":  # for a GPU it makes sense, whether this machine has one or not
-        found = precision.wanted(
-            recipe(trained, precision=(bits,), runtimes=runtimes, devices=("cpu", "cuda"))
+        bits.wanted(recipe(trained, precision=(asked,), runtimes=runtimes, devices=("cpu",)))
+    if asked == "fp16":  # for a GPU it makes sense, whether this machine has one or not
+        found = bits.wanted(
+            recipe(trained, precision=(asked,), runtimes=runtimes, devices=("cpu", "cuda"))
         )
         assert found == [("fp16", "onnxruntime")]
 

@@ -10,7 +10,7 @@ import pytest
 from capdeploy.bench import environment
 from capdeploy.bench.budgets import NOT_EVALUATED, beyond
 from capdeploy.errors import MissingExtraError, UsageError
-from capdeploy.report import figures, html, page, precision, sections, sweep, tables
+from capdeploy.report import figures, html, page, precision, sections, sweep, tables, trust
 from capdeploy.sweep import results
 from capdeploy.values.accuracy import Accuracy, ClassAccuracy
 from capdeploy.values.artifact import Quantized
@@ -190,6 +190,16 @@ def swept():
     )
 
 
+def test_a_sweep_lists_what_is_out_of_reach_and_is_not_broken_by_it(swept):
+    line = "latency-1ms cannot be met: starting its layers alone takes 2 ms"
+    beyond = Failure(run="x", point={"subset": "a", "seed": "x"}, error=line)
+    whole = swept.model_copy(update={"failures": (), "out_of_reach": (beyond,)})
+    made = sweep.page(whole, "OUT", plots=False)
+    assert made.good
+    assert "1 limit(s) out of reach" in made.verdict
+    assert ("x", line) in sweep.tables(whole)[-1].rows
+
+
 def test_a_front_for_each_question(swept):
     assert [each.dominated for each in swept.rows] == [False, False, True, False]
 
@@ -332,7 +342,7 @@ def test_half_precision_is_shown_beside_the_gpu_s_own_times(run):
 
 
 def test_what_every_network_says_to_dropped_classes_is_shown(run):
-    [section] = sections.trust(run.report)
+    [section] = trust.shown(run.report)
     table = section.tables[-1]
     assert table.columns == ("class", "baseline", "ratio-0.5")
     for place, metrics in enumerate(run.report.models, start=1):

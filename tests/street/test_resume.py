@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from capdeploy import bundle, pipeline, workplace
-from capdeploy.errors import ConfigError, OutputExistsError, UsageError
+from capdeploy.errors import BudgetError, ConfigError, OutputExistsError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.stages import journal
 from tests.commands import ROOT, base, capdeploy
@@ -237,3 +237,13 @@ def test_a_mount_is_not_replaced():
 def test_a_whole_run_is_not_made_again(run):
     with pytest.raises(OutputExistsError, match="is whole; to measure it again: capdeploy bench"):
         pipeline.compress(run.recipe, run.folder, Quiet(), resume=True)
+
+
+def test_what_is_out_of_reach_is_known_to_the_run_that_goes_on(trained, tmp_path):
+    asked = recipe(trained, max_latency=("p90=0.1us",), epochs=0)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.compress(asked, tmp_path / "out", Stopping("judge"))
+    report = pipeline.compress(asked, tmp_path / "out", Quiet(), resume=True)
+    assert [line.split()[0] for line in report.out_of_reach] == ["latency-p90-0.0001ms"]
+    with pytest.raises(BudgetError, match="cannot be met"):
+        report.require_budgets()

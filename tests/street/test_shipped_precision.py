@@ -59,7 +59,7 @@ def test_a_latency_is_met_in_the_precision_that_is_named_first(run):
     assert "p50 latency in onnxruntime int8 on cpu" in found.search.sentence
     assert found.search.result.measured <= found.search.budget == 50
     assert found.unmet is None
-    report.require_accuracy()
+    report.require_budgets()
 
 
 @pytest.mark.parametrize("why", ["3.0 points lost", None])
@@ -71,7 +71,7 @@ def test_a_latency_in_bits_that_are_not_shipped_is_not_met(run, why):
     assert found.unmet.startswith("latency-50ms meets its latency in int8 (onnxruntime), which is")
     assert (why or "") in found.unmet
     with pytest.raises(BudgetError, match="raise --max-drop"):
-        report.model_copy(update={"models": (report.models[0], found)}).require_accuracy()
+        report.model_copy(update={"models": (report.models[0], found)}).require_budgets()
     # In a sweep, what is left in single precision is on no front.
     (_, _, _, missed), *rest = results._kinds(found, Place("onnxruntime", "cpu", 1, "int8"))
     assert missed == found.unmet

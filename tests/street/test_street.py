@@ -469,9 +469,9 @@ def test_what_is_lost_in_fewer_bits_counts_too(run):
         assert len(strict.misses) == misses or most < 0
         if strict.misses:
             with pytest.raises(BudgetError, match=r"in int8 \(openvino\) loses .* points"):
-                found.require_accuracy()
+                found.require_budgets()
         else:
-            found.require_accuracy()
+            found.require_budgets()
     rejected = int8.model_copy(update={"rejected": "loses too much"})
     assert not slim.model_copy(
         update={"max_accuracy_drop": all_lost - 0.01, "quantized": (rejected,)}

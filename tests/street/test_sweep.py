@@ -314,6 +314,19 @@ def test_a_row_that_failed_is_measured_again(copied):
     assert (output / "runs" / "distinct" / "report.json").read_bytes() == before
 
 
+def test_a_limit_out_of_reach_is_listed_and_costs_nothing_else(copied):
+    found, output = copied
+    file = output / "runs" / "similar" / "report.json"
+    report = RunReport.from_json(file.read_text())
+    file.write_text(report.model_copy(update={"out_of_reach": ("1 ms is too little",)}).to_json())
+    again = drive.run(found, output, Quiet(), resume=True)
+    drive.require(again)
+    assert [(each.run, each.error) for each in again.out_of_reach] == [
+        ("similar", "1 ms is too little")
+    ]
+    assert len(again.rows) == 4
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
