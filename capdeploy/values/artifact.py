@@ -107,7 +107,8 @@ class Quantized(Noun):
         """Say what of it is kept, and whether it may be losing too much."""
         said = "kept"
         if self.in_fp32:
-            said += f", {len(self.in_fp32)} layers in fp32"
+            several = "s" if len(self.in_fp32) > 1 else ""
+            said += f", {len(self.in_fp32)} layer{several} in fp32"
         drop, most = self.drop, self.max_drop
         if drop is not None and most is not None and drop.points > most:
             said += (
