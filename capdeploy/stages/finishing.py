@@ -9,7 +9,7 @@ from pathlib import Path
 from capdeploy import bundle, recipes
 from capdeploy.bench import matrix
 from capdeploy.bench.stats import percentile
-from capdeploy.errors import CapdeployError, DataError
+from capdeploy.errors import CapdeployError, DataError, StepFailedError
 from capdeploy.model import Model
 from capdeploy.progress import Say
 from capdeploy.samples import Images, Samples
@@ -82,10 +82,10 @@ def trust(
         answers = partial(precision.answers, model, folder / each.files[0], each.runtime)
         try:
             return each.model_copy(update={"trust": fitted(answers)})
-        except ValueError:  # half precision overflows on an image of a class that nobody kept
+        except StepFailedError as error:  # half precision overflows on what nobody judged it by
             say.note(
-                f"{each.precision} in {each.runtime}: some answers are no numbers; the threshold "
-                "of single precision counts"
+                f"{each.precision} in {each.runtime}: {error}; the threshold of single precision "
+                "counts"
             )
             return each
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_auc_score
 
+from capdeploy.errors import StepFailedError
 from capdeploy.model import Model
 from capdeploy.samples import Images
 from capdeploy.train.evaluate import answered
@@ -121,13 +122,19 @@ def fit(
     -------
     Trust
         What `capdeploy predict` goes by.
+
+    Raises
+    ------
+    StepFailedError
+        If answers are infinite, or no numbers.
     """
-    inside, targets = answers(held_out), held_out.labels
+    inside, targets = _finite(answers(held_out)), held_out.labels
     found = temperature(inside, targets)
-    judged = answers(test)
+    judged = _finite(answers(test))
     rejection = None
     if others is not None and test_others is not None:
-        rejection = _rejection(inside, answers(others), judged, answers(test_others), reject)
+        outside, judged_outside = (_finite(answers(each)) for each in (others, test_others))
+        rejection = _rejection(inside, outside, judged, judged_outside, reject)
     return Trust(
         temperature=found,
         calibration_images=len(held_out),
@@ -135,6 +142,12 @@ def fit(
         ece_after=calibration_error(probabilities(judged, found), test.labels),
         rejection=rejection,
     )
+
+
+def _finite(logits: Logits) -> Logits:
+    if not np.isfinite(logits).all():
+        raise StepFailedError("some answers are no numbers, or infinite")
+    return logits
 
 
 def _rejection(

@@ -18,7 +18,7 @@ from capdeploy.progress import Quiet
 from capdeploy.report import precision as report_precision
 from capdeploy.report import trust
 from capdeploy.runtimes import RUNTIMES
-from capdeploy.stages import bits, precision
+from capdeploy.stages import bits, finishing, precision
 from capdeploy.values.accuracy import Difference
 from capdeploy.values.trust import outsider_scores, probabilities
 from tests.commands import base, capdeploy
@@ -79,6 +79,30 @@ def test_every_precision_has_a_temperature_and_a_threshold_of_its_own(run):
     older = replace(opened, manifest=opened.manifest.model_copy(update={"quantized": bare}))
     (said,) = predict.answers(older.in_precision("int8", "openvino"), logits)
     assert said.confidence == probabilities(logits, whole.temperature).max()
+
+
+def test_answers_that_are_no_numbers_cost_a_graph_its_own_threshold(run, trained, tmp_path):
+    _, report = run
+    planned = pipeline.plan(recipe(trained), Quiet())
+    graphs.export(planned.narrow, tmp_path / bundle.GRAPH, {})
+    broken = onnx.load(tmp_path / bundle.GRAPH)
+    (bias,) = [each for each in broken.graph.initializer if list(each.dims) == [3]]
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([np.inf, 0, 0]), bias.name))
+    onnx.save(broken, tmp_path / "model.int8.onnx")
+    (made, *_) = report.models[1].quantized
+    said = []
+
+    class Heard(Quiet):
+        def note(self, message):
+            said.append(message)
+
+    whole, (found,) = finishing.trust(
+        planned.narrow, (made,), planned.samples, planned.samples.open_test(), tmp_path,
+        recipe(trained), Heard(),
+    )  # fmt: skip
+    assert whole.rejection is not None
+    assert found.trust == made.trust  # left as it was
+    assert "int8 in onnxruntime: some answers are no numbers" in said[-1]
 
 
 def test_every_precision_is_a_row_and_a_line_of_the_table(run):
