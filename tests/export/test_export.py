@@ -7,12 +7,15 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from capdeploy import bundle
 from capdeploy.errors import ParityError, StepFailedError
 from capdeploy.export import graph, pack, parity
 from capdeploy.export.simplify import simplify
 from capdeploy.values.artifact import Parity
+from tests.conftest import wrap
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,30 @@ def test_float32_rounding_is_allowed_for_and_no_more(residual, digits):
     inputs = digits.preprocessing.apply(digits.validation.pixels(np.arange(10)))
     own = pack.rounding(residual, inputs, pack.answers(residual, inputs))
     assert 0 < own < 1e-5
+
+
+def test_rounding_counts_the_norms_folded_as_runtimes_have_them(digits):
+    """Tiny variances amplify what float32 rounds, and folded norms round it otherwise."""
+    inputs = digits.preprocessing.apply(digits.validation.pixels(np.arange(10)))
+    images, larger = torch.from_numpy(inputs), 0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        conv, norm = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16, eps=1e-12)
+        rest = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+        with torch.no_grad():
+            seen = conv(images)
+            norm.running_mean.copy_(seen.mean((0, 2, 3)))
+            norm.running_var.copy_(1e-8 * seen.var((0, 2, 3)))
+            model = wrap(nn.Sequential(conv, norm, *rest).eval())
+            exact = model.copy_module().double()(images.double())
+            fused = nn.Sequential(fuse_conv_bn_eval(conv, norm), *rest)
+            plain, folded = (
+                float((net(images) - exact).abs().max()) for net in (model.module, fused)
+            )
+        found = pack.rounding(model, inputs, pack.answers(model, inputs))
+        assert found == pytest.approx(max(plain, folded), rel=1e-6)
+        larger += folded > plain
+    assert larger  # or the test could not tell
 
 
 def test_a_graph_that_fails_parity_is_kept_and_refused(run, tmp_path):
