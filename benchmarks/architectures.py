@@ -153,7 +153,7 @@ def rebuilt(made) -> float:
     import numpy as np
     import torch
 
-    from capdeploy.bundle import CheckImages
+    from capdeploy.check_images import CheckImages
     from capdeploy.torch_session import TorchSession
 
     checks = CheckImages.load(made.folder)

@@ -162,8 +162,9 @@ def tp_recovered(model: Model, planned, wanted: Recipe, recovery: str) -> Model 
     images = planned.samples
     others = images.dropped(round(wanted.dropped_images * len(images.train)), seed=wanted.seed)
     course = Course(
-        images.train, images.validation, others, Teacher(planned.narrow, wanted.temperature)
-    )
+        images.train, images.validation, others, Teacher(planned.narrow, wanted.temperature),
+        wanted.balance, wanted.augment,
+    )  # fmt: skip
     return finetune.run(model, course, making.settings_of(wanted, wanted.epochs), Quiet())[0]
 
 

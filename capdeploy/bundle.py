@@ -5,16 +5,13 @@ No torch and no onnx here. See ``docs/bundle-format.md``.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from capdeploy.errors import DigestError, ParityError, UsageError
+from capdeploy.check_images import ANSWERS, IMAGES
+from capdeploy.errors import ConfigError, DigestError, ParityError, UsageError
 from capdeploy.values.artifact import Quantized
 from capdeploy.values.manifest import FileEntry, Manifest
 from capdeploy.values.noun import Noun
@@ -28,8 +25,6 @@ LABELS = "labels.txt"
 PREPROCESSING = "preprocessing.json"
 RECIPE = "recipe.toml"
 METRICS = "metrics.json"
-IMAGES = "images.npy"
-ANSWERS = "answers.npz"
 
 
 @dataclass(frozen=True)
@@ -89,52 +84,13 @@ class Bundle:
         return read(folder) if (folder / MANIFEST).is_file() else None
 
 
-@dataclass(frozen=True)
-class CheckImages:
-    """Images of the test split with the network's own answers, to check any runtime against.
-
-    Parameters
-    ----------
-    images : npt.NDArray[np.uint8]
-        (N, H, W, 3) RGB at the input size.
-    labels : npt.NDArray[np.int64]
-        (N,) the right output of each image.
-    logits : npt.NDArray[np.float32]
-        (N, k) the network's answers in PyTorch.
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.float32]
-
-    def save(self, folder: Path) -> None:
-        """Write the arrays into a bundle's folder; nothing is pickled."""
-        try:
-            np.save(folder / IMAGES, self.images, allow_pickle=False)
-            np.savez(folder / ANSWERS, labels=self.labels, logits=self.logits)
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            # numpy reports a short write without the system's reason; there is only one.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-
-    @classmethod
-    def load(cls, folder: Path) -> CheckImages:
-        """Read the arrays; the images stay on disk until they are used.
-
-        So they do not count as memory of the network that is measured.
-        """
-        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
-        with np.load(folder / ANSWERS, allow_pickle=False) as arrays:
-            return cls(images, arrays["labels"], arrays["logits"])
-
-
 def digest(path: Path) -> str:
     """Compute the SHA-256 of a file in constant memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+SEAL = re.compile(rb'"self_sha256": "([0-9a-f]*)"')
 FILES = (GRAPH, WEIGHTS, PLAN, LABELS, PREPROCESSING, RECIPE, METRICS, IMAGES, ANSWERS)
 
 
@@ -171,13 +127,31 @@ def read(folder: Path) -> Bundle:
     ------
     UsageError
         If the folder holds no manifest.
+    DigestError
+        If the manifest is not valid, and not as it was sealed.
     ConfigError
-        If the manifest is not valid.
+        If it is as it was sealed, and not valid all the same.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(f"{folder} is not a bundle: {_lacking(folder)}")
-    return Bundle(folder, Manifest.from_json(path.read_bytes(), source=str(path)))
+    try:
+        return Bundle(folder, Manifest.from_json(path.read_bytes(), source=str(path)))
+    except ConfigError:
+        _require_seal(path)
+        raise
+
+
+def _require_seal(manifest: Path) -> None:
+    """Stop if a manifest is not as it was sealed.
+
+    Its text counts as it stands: a later version may know fields that this one has not.
+    """
+    text = manifest.read_bytes()
+    own = SEAL.search(text)
+    blank = SEAL.sub(b'"self_sha256": ""', text, count=1)
+    if own is None or hashlib.sha256(blank).hexdigest().encode() != own[1]:
+        raise DigestError(f"{manifest} was changed after it was sealed; copy the bundle again")
 
 
 def _lacking(folder: Path) -> str:
@@ -207,17 +181,22 @@ def find(path: Path) -> tuple[Bundle, ...]:
     ------
     UsageError
         If there is no bundle there.
+    DigestError
+        If a manifest is damaged.
     ConfigError
         If a manifest is not valid.
     """
+    bundles = [read(folder) for folder in folders(path)]
+    return tuple(sorted(bundles, key=lambda bundle: bundle.manifest.role != "baseline"))
+
+
+def folders(path: Path) -> list[Path]:
+    """List the folders that `find` reads: the path itself, or those of a run, in name order."""
     if (path / MANIFEST).is_file() or not path.is_dir():
-        return (read(path),)
+        return [path]
     # Others may lie there, but a folder with a graph was a bundle, and says so when it is read.
     inner = sorted({file.parent for name in (MANIFEST, GRAPH) for file in path.glob(f"*/{name}")})
-    if not any((folder / MANIFEST).is_file() for folder in inner):
-        return (read(path),)
-    bundles = [read(folder) for folder in inner]
-    return tuple(sorted(bundles, key=lambda bundle: bundle.manifest.role != "baseline"))
+    return inner if any((folder / MANIFEST).is_file() for folder in inner) else [path]
 
 
 def verify(bundle: Bundle) -> None:
@@ -236,12 +215,7 @@ def verify(bundle: Bundle) -> None:
         If a JSON document inside is not valid.
     """
     expected = bundle.manifest.files
-    # Of the text as it stands: a later version may know fields that this manifest has not.
-    own = bundle.manifest.self_sha256
-    text = bundle.path(MANIFEST).read_bytes()
-    blank = text.replace(f'"self_sha256": "{own}"'.encode(), b'"self_sha256": ""')
-    if hashlib.sha256(blank).hexdigest() != own:
-        raise DigestError(f"{bundle.folder / MANIFEST} was changed after it was sealed")
+    _require_seal(bundle.path(MANIFEST))
     if unlisted := [name for name in FILES if name not in expected]:
         raise DigestError(f"{bundle.folder / MANIFEST} does not list {unlisted[0]}")
     present = {path.name for path in bundle.folder.iterdir()} - {MANIFEST}

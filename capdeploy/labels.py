@@ -249,11 +249,11 @@ class _Book:
 
     def find(self, word: str) -> list[int]:
         """Return the outputs that a word means; several only for ranges and globs."""
-        if (plain := re.fullmatch(r"id:(\d+)", word)) is not None:
+        if (plain := re.fullmatch(r"id:(\d{1,9})", word)) is not None:
             return self._range(word, int(plain[1]), int(plain[1]))
         if word in self._words or word.isdecimal():
             return [self._one(word)]
-        if (span := re.fullmatch(r"(\d+)-(\d+)", word)) is not None:
+        if (span := re.fullmatch(r"(\d{1,9})-(\d{1,9})", word)) is not None:
             return self._range(word, int(span[1]), int(span[2]))
         if any(sign in word for sign in "*?["):
             found = self._ids(lambda known: fnmatchcase(known, word))
@@ -275,7 +275,7 @@ class _Book:
 
     def _one(self, word: str) -> int:
         meanings = set(self._words.get(word, ()))
-        if word.isdecimal() and int(word) < self._outputs:
+        if re.fullmatch(r"\d{1,9}", word) and int(word) < self._outputs:
             meanings.add(int(word))
         if not meanings:  # nobody is called so; perhaps in other letters
             folded = _folded(word)

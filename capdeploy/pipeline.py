@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from capdeploy import __version__, bundle, gpu, heap, recipes, stages, workplace
+from capdeploy import __version__, bundle, gpu, heap, recipes, stages, textfile, workplace
 from capdeploy.errors import OutputExistsError
 from capdeploy.model import require_classes
 from capdeploy.progress import Say
@@ -88,6 +88,7 @@ def compress(
         raise OutputExistsError(f"{output} is whole; to measure it again: capdeploy bench {output}")
     workplace.refuse_existing(output, force=force)
     workplace.refuse_losing(output, Path(recipe.checkpoint))
+    workplace.require_place(output)
     if recipe.runtime and not any(each.of_latency or each.measured for each in recipe.budgets()):
         say.note(
             f"--runtime {recipe.runtime} decides nothing, as no budget is a latency or a memory; "
@@ -112,7 +113,7 @@ def measure(recipe: Recipe, output: Path, say: Say) -> RunReport:
     file = output / REPORT
     report = RunReport.from_json(file.read_bytes(), source=str(file))
     report = report.model_copy(update={"benchmark": stages.bench(recipe, output, say)})
-    workplace.replace_text(file, report.to_json())
+    textfile.replace(file, report.to_json())
     return report
 
 

@@ -62,7 +62,7 @@ def resolve(
     environment : Mapping[str, str]
         ``CAPDEPLOY_RATIO=0.5`` and the like; other variables are ignored.
     settings : Sequence[str]
-        ``key=value`` from ``--set``; they count as flags.
+        ``key=value`` from ``--set``; flags of the same key count more.
     flags : Mapping[str, Any]
         Recipe key to value; None means not given.
     base : Mapping[str, Any] | None
@@ -157,7 +157,8 @@ def with_runtime(profile: HardwareProfile, given: Mapping[str, Any]) -> Hardware
     Raises
     ------
     ConfigError
-        If a runtime or device is not known, or an offline run is asked for one image at a time.
+        If a runtime or device is not known, none of the runtimes runs on a device that is named, or
+        an offline run is asked for one image at a time.
     """
     changes = {key: value for key, value in given.items() if value}
     for name in changes.get("runtimes", ()):
@@ -166,6 +167,12 @@ def with_runtime(profile: HardwareProfile, given: Mapping[str, Any]) -> Hardware
         if name not in DEVICES:
             raise ConfigError(f"unknown device '{name}'; {nearest(name, DEVICES)}")
     wanted = profile.runtime.model_copy(update=changes)
+    for name in changes.get("devices", ()):
+        if not any(name in RUNTIMES.load(each).supports for each in wanted.runtimes):
+            raise ConfigError(
+                f"device {name}: none of {', '.join(wanted.runtimes)} runs on it; leave it out of "
+                "--devices, or add a runtime that does to --runtimes"
+            )
     if changes.get("batch") == 1 and wanted.scenario == "offline":
         raise ConfigError(
             f"an offline run takes images in batches ({wanted.images_at_once} unless it is said); "

@@ -141,6 +141,7 @@ class Samples:
     def __post_init__(self) -> None:
         self._caches: dict[str, dict[int, npt.NDArray[np.uint8]]] = {}
         self._readable: dict[str, dict[int, bool]] = {}
+        self._rows(self._test())  # a class without test images is told before the work
         everything = self._open("train")
         self.train, self.validation = everything.parted(self._held_back(everything))
         if np.unique(self.train.labels).size < len(self.classes):
@@ -188,17 +189,22 @@ class Samples:
     def _test(self) -> str:
         return "test" if "test" in self.dataset.splits else "val"
 
-    def _open(self, split: str) -> Images:
+    def _rows(self, split: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """List the images of the kept classes and their labels, (N,) each; none is read."""
         of_data = {data: label for label, data in enumerate(self.data_classes)}
         labels = self.dataset.labels(split)
         rows = np.flatnonzero(np.isin(labels, self.data_classes)).astype(np.int64)
         local = np.array([of_data[int(labels[row])] for row in rows], dtype=np.int64)
-        if split == "train" and self.per_class is not None:
-            some = resplit.at_most(local, self.per_class, self.seed)
-            rows, local = rows[some], local[some]
         for label, name in enumerate(self.classes.names):
             if not (local == label).any():
                 raise DataError(f"class {name} has no images in the {split} split")
+        return rows, local
+
+    def _open(self, split: str) -> Images:
+        rows, local = self._rows(split)
+        if split == "train" and self.per_class is not None:
+            some = resplit.at_most(local, self.per_class, self.seed)
+            rows, local = rows[some], local[some]
         cache, bad = self._decode(split, rows)
         good = ~np.isin(rows, bad)
         images = Images(self.dataset, split, rows[good], local[good], self.preprocessing, cache)
@@ -241,7 +247,10 @@ class Samples:
             self.say.note(f"{name} cannot be read; it is of no kept class, and left out")
             return
         self.bad.append(name)
-        if len(self.bad) > self.max_bad:
+        if len(self.bad) <= self.max_bad:
+            many = f"{len(self.bad)} of {self.max_bad} that are tolerated"
+            self.say.note(f"{name} cannot be read, and is left out ({many})")
+        else:
             raise DataError(
                 f"{len(self.bad)} unreadable image{'s' if len(self.bad) > 1 else ''}, "
                 f"{self.max_bad} tolerated, last {name}; mend or remove it, or raise "

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from capdeploy import graphfile
-from capdeploy.errors import CapdeployError
+from capdeploy.errors import CapdeployError, CheckpointError
 
 # Enough for every signature; the member list of a zip file is read from its end.
 START_BYTES = 4096
@@ -148,10 +148,19 @@ def sniff(file: Path) -> Found:
     -------
     Found
         Its kind, and the way out if weights cannot be read from it.
+
+    Raises
+    ------
+    CheckpointError
+        If the system does not let it be read.
     """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(START_BYTES)
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(START_BYTES)
+    except OSError as error:
+        told = f"cannot be read: {error.strerror or error}"
+        raise CheckpointError(f"checkpoint {file} {told}") from error
     for place, signature, found in _STARTS:
         if start[place : place + len(signature)] == signature:
             return found

@@ -175,10 +175,10 @@ def _read_torch(file: Path, *, trust: bool) -> object:
         raise CheckpointError(f"checkpoint {file} {told}") from error
     except Exception as error:  # torch's unpickler fails in every way on a damaged file
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"checkpoint {file} cannot be read ({line}); it is truncated or not a torch or "
-            "safetensors file"
-        ) from error
+        why = "it is truncated or not a torch or safetensors file"
+        if isinstance(error, ModuleNotFoundError):  # a trusted one names code
+            why = "install that package, or put it on PYTHONPATH"
+        raise CheckpointError(f"checkpoint {file} cannot be read ({line}); {why}") from error
 
 
 def _known_classes(names: list[str]) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock
 
-from capdeploy import bundle
+from capdeploy import bundle, textfile
 from capdeploy.errors import OutputExistsError, UsageError
 
 LOCK = ".lock"
@@ -60,6 +60,7 @@ def open_workplace(
         If the parent folder cannot be written to.
     """
     refuse_existing(output, force=force)
+    above = [each for each in output.absolute().parents if not each.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         work, lock = _begin(output) if adopt is None else _take(adopt)
@@ -82,6 +83,9 @@ def open_workplace(
         elif not (work / LOCK).exists():
             (work / LOCK).touch()
         lock.release()
+        for each in above if not done else ():
+            with contextlib.suppress(OSError):  # somebody else's by now, or our unfinished work's
+                each.rmdir()
 
 
 def _begin(output: Path) -> tuple[Path, BaseFileLock]:
@@ -200,69 +204,24 @@ def refuse_losing(output: Path, file: Path) -> None:
         )
 
 
-def require_writable(path: Path) -> None:
-    """Stop before the work if a file could not be written after it.
+def require_place(output: Path) -> None:
+    """Stop before the work if a folder could not be made after it.
 
     Parameters
     ----------
-    path : Path
-        The file to be written later.
+    output : Path
+        The folder to be made later.
 
     Raises
     ------
     UsageError
-        If it is a folder, or its folder is not there or cannot be written to.
+        If what it is to be made in is no folder, or cannot be written to.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file")
-    if not path.resolve().parent.is_dir():
-        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
-    if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-        raise UsageError(f"{path} cannot be written to: permission denied")
-
-
-def write_file(path: Path, text: str, *, force: bool = False) -> None:
-    """Write one text file, in one move: a reader sees the old file or the new one.
-
-    Parameters
-    ----------
-    path : Path
-        The file; a link is followed.
-    text : str
-        All of its content.
-    force : bool
-        Replace the file if it exists; it keeps its mode.
-
-    Raises
-    ------
-    OutputExistsError
-        If the file exists and `force` is false.
-    UsageError
-        If the folder cannot be written to.
-    """
-    if path.exists() and not force:
-        raise OutputExistsError(f"{path} exists; choose another --output or add --force")
-    try:
-        replace_text(path.resolve(), text)
-    except OSError as error:
-        raise UsageError(f"{path.resolve()} cannot be written: {error.strerror}") from error
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write or replace a text file in one move; it keeps its mode, and an error is the system's."""
-    draft = None
-    try:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.partial-", delete=False
-        ) as file:
-            draft = Path(file.name)
-            file.write(text)
-        draft.chmod(mode)
-        os.replace(draft, path)
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
+    there = next(each for each in output.absolute().parents if each.exists())
+    if not there.is_dir():
+        raise UsageError(f"{output} cannot be made: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{output} cannot be made: {there} cannot be written to")
 
 
 def _replace(work: Path, output: Path) -> None:
@@ -297,4 +256,4 @@ def remember(file: Path, document: Any) -> None:
     """Write a JSON document into the cache; where that cannot be written to, nothing is kept."""
     with contextlib.suppress(OSError, UsageError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, json.dumps(document), force=True)
+        textfile.write(file, json.dumps(document), force=True)

@@ -218,6 +218,15 @@ class Uneven(nn.Module):
 
     def forward(self, images):
         x = F.relu(self.stem(images))
+        x = torch.cat([self.cheap(x), self.dear(x)], dim=1) + x
+        return self.head(F.relu(self.last(F.relu(x))).mean(dim=(2, 3)))
+
+
+class Forked(Uneven):
+    """The same sum, its terms the other way round: two groups, and both begin at the stem."""
+
+    def forward(self, images):
+        x = F.relu(self.stem(images))
         x = x + torch.cat([self.cheap(x), self.dear(x)], dim=1)
         return self.head(F.relu(self.last(F.relu(x))).mean(dim=(2, 3)))
 

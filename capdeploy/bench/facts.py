@@ -6,7 +6,8 @@ from typing import Literal
 
 from capdeploy import graphfile
 from capdeploy.bench.sides import Artefact
-from capdeploy.bundle import GRAPH, IMAGES, Bundle
+from capdeploy.bundle import GRAPH, Bundle
+from capdeploy.check_images import IMAGES
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.gate import Fact
 from capdeploy.values.profile import Gate, HardwareProfile

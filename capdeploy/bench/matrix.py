@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 from capdeploy.bench import child, environment, noise
 from capdeploy.bench.budgets import judge, require
 from capdeploy.bench.floor import noise_floor
-from capdeploy.bundle import IMAGES, Bundle
+from capdeploy.bundle import Bundle
+from capdeploy.check_images import IMAGES
 from capdeploy.errors import ConfigError
 from capdeploy.progress import Say
 from capdeploy.runtimes import RUNTIMES

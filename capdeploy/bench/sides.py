@@ -11,7 +11,8 @@ import numpy as np
 from capdeploy import bundle as bundles
 from capdeploy import graphfile
 from capdeploy.bench.measure import Batch
-from capdeploy.bundle import GRAPH, Bundle, CheckImages, digest
+from capdeploy.bundle import GRAPH, Bundle, digest
+from capdeploy.check_images import CheckImages
 from capdeploy.errors import UsageError
 from capdeploy.graphfile import GraphFile
 from capdeploy.values.gate import Side

@@ -17,7 +17,8 @@ import numpy as np
 from capdeploy import bundle as bundles
 from capdeploy.bench import child, measure, sides
 from capdeploy.bench.clock import Clock, CpuMeter, WallClock
-from capdeploy.bundle import Bundle, CheckImages
+from capdeploy.bundle import Bundle
+from capdeploy.check_images import CheckImages
 from capdeploy.errors import (
     CapdeployError,
     MissingDeviceError,

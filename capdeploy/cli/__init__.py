@@ -13,7 +13,7 @@ import click
 
 from capdeploy import __version__, patience
 from capdeploy.cli._output import aside, leave_stdout
-from capdeploy.errors import INTERRUPTED, CapdeployError, MissingExtraError
+from capdeploy.errors import INTERRUPTED, CapdeployError, MissingExtraError, printable
 
 EPILOG = """
 \b
@@ -92,7 +92,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         result: Any = root.main(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, click.Abort):
-        return _stop("interrupted; no half-written output was left behind", INTERRUPTED)
+        return _stop("interrupted; nothing half-written stands in the output's place", INTERRUPTED)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return error.exit_code
@@ -117,11 +117,14 @@ def _explain(error: Exception) -> int:
         return _stop(str(missing), missing.exit_code)
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        return _stop(f"{error.strerror or error}{where}; no half-written output was left behind", 4)
+        return _stop(
+            f"{error.strerror or error}{where}; nothing half-written stands in the output's place",
+            4,
+        )
     line = (str(error).strip().splitlines() or [""])[0]
     return _stop(f"{type(error).__name__}: {line} (a bug? run again with --debug)", 4)
 
 
 def _stop(message: str, code: int) -> int:
-    aside(f"capdeploy: {message}")
+    aside(printable(f"capdeploy: {message}"))
     return code

@@ -73,12 +73,12 @@ def asked(flags: dict[str, Any]) -> tuple[Path, Path, HardwareProfile, Sampling]
     click.UsageError
         If a side is missing.
     """
-    from capdeploy import profiles, recipes, workplace
+    from capdeploy import profiles, recipes, textfile
     from capdeploy.bench.contest import Sampling
 
     for name in ("junit", "history"):
         if flags[name] is not None:
-            workplace.require_writable(flags[name])
+            textfile.require_writable(flags[name])
     if flags["calibrate"] and (flags["junit"] or flags["strict"]):
         raise click.UsageError("--calibrate judges nothing: leave out --junit and --strict")
     base, head = flags["base"], flags["head"]

@@ -126,7 +126,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--floor", float, "Share of its channels that every group keeps."),
     ("--align", int, "Kept widths are multiples of this; default: the profile's."),
     ("--skip-first", int, "First convolutions to leave whole."),
-    ("--protect", Words(), "Layers to leave whole (patterns)."),
+    ("--protect", Words(), "Layers whose filters all stay (patterns)."),
     ("--residual", click.Choice(["keep", "prune"]), "Layers that feed a residual add."),
     (
         "--depth",
@@ -148,7 +148,7 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--track", Words(), f"Keep curves and results: {_names('trackers', 'tracker')}; offline."),
     ("--track-folder", str, "Where trackers keep theirs."),
     ("--max-accuracy-drop", float, "Top-1 points a network may lose; more is exit code 1."),
-    ("--parity-atol", float, "Largest logit error of the exported graph."),
+    ("--parity-atol", float, "Largest logit error of the graph, or four times float32's own."),
     ("--bundle-images", int, "Test images put into a bundle to check runtimes with."),
     ("--precision", Words(), "fp32, fp16, int8; limits: in the first. Default: the profile's."),
     ("--max-drop", float, "Top-1 points that fewer bits may cost; else rejected (see drop_rule)."),

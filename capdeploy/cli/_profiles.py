@@ -20,12 +20,12 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def new(id_: str, inherits: str | None, output: Path | None, force: bool) -> None:
     """Write a profile called ID to fill in; it is valid as it stands."""
-    from capdeploy import workplace
+    from capdeploy import textfile
     from capdeploy.bench import drafts
 
     path = output or Path(f"{id_}.toml")
     text = drafts.template(id_, inherits=inherits, folder=path.parent)
-    workplace.write_file(path, text, force=force)
+    textfile.write(path, text, force=force)
     click.echo(f"{path}: written; fill it in, then: capdeploy profiles validate {path}")
 
 

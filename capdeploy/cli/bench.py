@@ -50,7 +50,7 @@ def command(
     style: str,
 ) -> None:
     """Measure BUNDLES (or all bundles of a run's folder), each row in a process of its own."""
-    from capdeploy import bundle, profiles, recipes, workplace
+    from capdeploy import bundle, profiles, recipes, textfile
     from capdeploy.bench import budgets, matrix
     from capdeploy.errors import ConfigError, OutputExistsError
     from capdeploy.report import tables
@@ -68,13 +68,13 @@ def command(
         "scenario": scenario,
     }  # fmt: skip
     if output is not None:
-        workplace.require_writable(output)
+        textfile.require_writable(output)
         if output.exists() and not force:
             raise OutputExistsError(f"{output} exists; choose another --output or add --force")
     wanted = recipes.with_runtime(profiles.load(profile), given)
     report = matrix.run(found, wanted, seconds=seconds, say=Progress(), trust_factory=trust_factory)
     tell(style, report.to_json(), [tables.benchmark(report, wide=style == "md")])
     if output is not None:
-        workplace.write_file(output, report.to_json(), force=force)
+        textfile.write(output, report.to_json(), force=force)
     matrix.conclude(report)
     budgets.require_any(report)

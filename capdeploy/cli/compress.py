@@ -58,7 +58,7 @@ def command(
         _show_plans(recipe, style, say)
         return
     from capdeploy import pipeline
-    from capdeploy.bench.matrix import conclude
+    from capdeploy.bench import budgets, matrix
     from capdeploy.report import run
     from capdeploy.values.report import BenchmarkReport
 
@@ -68,7 +68,8 @@ def command(
         bundle.require_parity(entry)
     report.require_budgets()
     if isinstance(report.benchmark, BenchmarkReport):
-        conclude(report.benchmark)
+        matrix.conclude(report.benchmark)
+        budgets.require_any(report.benchmark)
 
 
 def _show_plans(recipe: Recipe, style: str, say: Progress) -> None:

@@ -21,7 +21,7 @@ def command(style: str, **flags: Any) -> int:
 
     Exit code 1 only for a regression beyond doubt; 5 under --strict if there is no answer.
     """
-    from capdeploy import workplace
+    from capdeploy import textfile
     from capdeploy.bench import calibrate, gate, history
     from capdeploy.bench.environment import read
     from capdeploy.report import gate as shown
@@ -49,7 +49,7 @@ def command(style: str, **flags: Any) -> int:
         report = history.judged(report, now, entries)
     tell(style, report.to_json(), shown.tables(report))
     if flags["junit"] is not None:
-        workplace.write_file(flags["junit"], shown.junit(report), force=True)
+        textfile.write(flags["junit"], shown.junit(report), force=True)
     if log is not None and report.rows:
         history.append(log, now)
     return _exit_code(report.verdict.kind, strict=flags["strict"]) or gate.exit_code(report)

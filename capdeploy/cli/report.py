@@ -27,7 +27,7 @@ def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
 
     The HTML file holds its styles and plots; it needs no network and runs no script.
     """
-    from capdeploy import workplace
+    from capdeploy import textfile
     from capdeploy.errors import OutputExistsError
     from capdeploy.report import html, page, sweep, training
     from capdeploy.values.training import FILE
@@ -56,5 +56,5 @@ def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
     if standing and not force:
         raise OutputExistsError(f"{standing[0]} exists; choose another --output or add --force")
     for file, content in files.items():
-        workplace.write_file(file, f"{content.rstrip()}\n", force=True)
+        textfile.write(file, f"{content.rstrip()}\n", force=True)
         click.echo(file)

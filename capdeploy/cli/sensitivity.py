@@ -35,14 +35,14 @@ def command(
     Takes the options of compress. Those about checkpoint, data, classes, strategy and seed count,
     and --set sensitivity_images=N: how many images are shown. Nothing is cut, trained or measured.
     """
-    from capdeploy import recipes, workplace
+    from capdeploy import recipes, textfile, workplace
 
     given = _options.plain(flags) | {"checkpoint": checkpoint}
     recipe = recipes.resolve(config, os.environ, settings, given)
     if output is not None and not force:
         workplace.refuse_existing(output, force=False)
     if output is not None:
-        workplace.require_writable(output)
+        textfile.require_writable(output)
     from capdeploy import stages
     from capdeploy.report import html, sensitivity
 
@@ -51,4 +51,4 @@ def command(
     if output is not None:
         words = shlex.join(["capdeploy", *sys.argv[1:]])
         page = html.render(sensitivity.page(report, words))
-        workplace.write_file(output, page, force=force)
+        textfile.write(output, page, force=force)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,17 +17,22 @@ from capdeploy.cli._output import format_option, tell
 def command(path: Path, style: str) -> None:
     """Check every file of the bundle at PATH (or of all bundles of a run's folder)."""
     from capdeploy import bundle
-    from capdeploy.errors import CapdeployError
+    from capdeploy.errors import CapdeployError, UsageError
     from capdeploy.report.tables import Table
 
     wrong: list[CapdeployError] = []
     entries = []
-    for entry in bundle.find(path):
-        said = {"name": entry.manifest.name, "files": len(entry.manifest.files), "ok": True}
+    folders = bundle.folders(path)
+    for folder in folders:
+        said: dict[str, Any] = {"name": folder.resolve().name, "files": 0, "ok": True}
         try:
+            entry = bundle.read(folder)
+            said |= {"name": entry.manifest.name, "files": len(entry.manifest.files)}
             bundle.verify(entry)
             bundle.require_parity(entry)
         except CapdeployError as error:  # the others are looked at too, then it is raised
+            if isinstance(error, UsageError) and len(folders) == 1:
+                raise  # it is no bundle at all
             wrong.append(error)
             said |= {"ok": False, "problem": str(error)}
         entries.append(said)

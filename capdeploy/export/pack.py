@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from capdeploy import __version__, bundle, tensorfile
+from capdeploy.check_images import CheckImages
 from capdeploy.errors import CapdeployError
 from capdeploy.export import graph, parity
 from capdeploy.export.simplify import simplify
@@ -220,7 +221,7 @@ def seal(
     pixels = chosen.pixels(np.arange(len(chosen)))
     logits = answers(model.on("cpu"), model.preprocessing.apply(pixels))
     targets = model.targets(torch.from_numpy(chosen.labels)).numpy()
-    bundle.CheckImages(pixels, targets, logits).save(folder)
+    CheckImages(pixels, targets, logits).save(folder)
     (folder / bundle.PLAN).write_text(plan.to_json(), encoding="utf-8")
     (folder / bundle.LABELS).write_text(
         "".join(f"{name}\n" for name in _labels(model)), encoding="utf-8"

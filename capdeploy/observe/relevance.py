@@ -21,7 +21,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from capdeploy.errors import ArchitectureError
-from capdeploy.observe import rules
+from capdeploy.observe import operations, rules
 from capdeploy.observe.fold import fold
 from capdeploy.observe.rules import Halves, Rules
 from capdeploy.observe.trace import Trace
@@ -183,7 +183,7 @@ class Explainer:
             )
         else:
             again = self._again(node, values, sources)
-            shares = rules.operation(kind, again, inputs, relevance, self._rules)
+            shares = operations.operation(kind, again, inputs, relevance, self._rules)
         yield from zip(sources, shares, strict=True)
 
     def _again(

@@ -1,46 +1,26 @@
-"""How an operation hands relevance back to its inputs, so that it gives out what it was given.
+"""How a convolution hands relevance back to its inputs, so that it gives out what it was given.
 
 - input layer: the box rule zB, from the real bounds of the input;
-- convolutions: alpha1beta0 (contributions of the response's own sign only, bias left out), or
-  gamma, or epsilon;
-- linear layers: epsilon; a bias keeps its share;
-- residual additions: to the summands of the result's own sign (epsilon's rule where signs agree),
-  or epsilon;
-- average pooling: in proportion to the responses; max pooling: to the winner;
-- activations, dropout and element-wise normalisation: unchanged, they have one input each;
-- products with a gate (squeeze-excite): all to the gated signal, nothing to the gate;
-- concatenation, flattening, slicing, shuffling: along with the value.
+- others: alpha1beta0 (contributions of the response's own sign only, bias left out), or gamma, or
+  epsilon.
 
 Sources: Bach et al., PLoS ONE 10(7), 2015 (epsilon, alpha-beta); Montavon et al., Pattern
 Recognition 65, 2017 (zB, z+); Montavon et al., Layer-wise relevance propagation: an overview,
-2019 (gamma); Arras et al., WASSA 2017 (gates).
+2019 (gamma).
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 EPSILON = 1e-6
 Tensors = tuple[torch.Tensor, ...]
 Shares = tuple[torch.Tensor | None, ...]
-
-_ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_MULTIPLY = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
-_WEIGHING = {
-    F.linear, F.conv2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean",
-}  # fmt: skip
-_WEIGHERS = (nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_MAXIMA = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)
-_LINEAR_MAPS = (
-    nn.Flatten, nn.ZeroPad2d, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,7 +70,7 @@ class _Passage(NamedTuple):
     rules: Rules
 
 
-def _steady(values: torch.Tensor) -> torch.Tensor:
+def steady(values: torch.Tensor) -> torch.Tensor:
     """Push values away from zero, each to its own side, by a little of its image's mean size."""
     size = values.abs().flatten(1).mean(dim=1).view(-1, *[1] * (values.ndim - 1))
     return values + (EPSILON * size + 1e-30) * torch.where(values < 0, -1.0, 1.0)
@@ -101,7 +81,7 @@ def _ratio(relevance: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return torch.where(values > 0, relevance / values.clamp(min=1e-30), 0.0)
 
 
-def _back(function: Callable[..., Any], inputs: Tensors, gradient: Any) -> Tensors:
+def back(function: Callable[..., Any], inputs: Tensors, gradient: Any) -> Tensors:
     """Multiply a function's transposed Jacobian at `inputs` with `gradient`."""
     with torch.enable_grad():
         leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
@@ -138,7 +118,7 @@ def _box(given: _Passage) -> torch.Tensor:
         )
 
     parts = (inputs, low, high)
-    slopes = _back(contributions, parts, lambda total: _ratio(relevance, total))
+    slopes = back(contributions, parts, lambda total: _ratio(relevance, total))
     return sum((part * slope for part, slope in zip(parts, slopes, strict=True)), torch.zeros(()))
 
 
@@ -165,7 +145,7 @@ def _of_one_sign(
 
     # Behind a ReLU nothing is negative, and half the work can be left out.
     if bool((inputs >= 0).all()):
-        (slope,) = _back(on_positive, (inputs,), share)
+        (slope,) = back(on_positive, (inputs,), share)
         return inputs * slope
     on_negative = _convolve(halves.layer, other if positive else same)
 
@@ -173,7 +153,7 @@ def _of_one_sign(
         return on_positive(above) + on_negative(below)
 
     parts = (inputs.clamp(min=0), inputs.clamp(max=0))
-    slopes = _back(contributions, parts, share)
+    slopes = back(contributions, parts, share)
     return parts[0] * slopes[0] + parts[1] * slopes[1]
 
 
@@ -181,13 +161,13 @@ def _gamma(given: _Passage) -> torch.Tensor:
     halves, inputs, _, relevance, rules = given
     weight = halves.layer.weight + rules.gamma * halves.positive
     call = _convolve(halves.layer, weight)
-    slope = _back(call, (inputs,), lambda total: relevance / _steady(total))
+    slope = back(call, (inputs,), lambda total: relevance / steady(total))
     return inputs * slope[0]
 
 
 def _epsilon(given: _Passage) -> torch.Tensor:
     halves, inputs, _, relevance, _ = given
-    slope = _back(halves.layer, (inputs,), lambda total: relevance / _steady(total))
+    slope = back(halves.layer, (inputs,), lambda total: relevance / steady(total))
     return inputs * slope[0]
 
 
@@ -227,73 +207,3 @@ def convolution(
     """
     rule = _box if boxed else _CONVOLUTIONS[rules.convolution]
     return rule(_Passage(halves, inputs, response, relevance, rules))
-
-
-def operation(
-    kind: Any, again: Callable[..., Any], inputs: Tensors, relevance: torch.Tensor, rules: Rules
-) -> Shares:
-    """Hand the relevance of any other operation's result to its inputs.
-
-    Parameters
-    ----------
-    kind : Any
-        The module, the function, or the name of the method.
-    again : Callable[..., Any]
-        The operation as a function of `inputs`.
-    inputs : Tensors
-        The tensors that it read.
-    relevance : torch.Tensor
-        Of its result, in the result's shape.
-    rules : Rules
-        Which rule for additions.
-
-    Returns
-    -------
-    Shares
-        One for each input, in its shape; None for a gate.
-    """
-    module = isinstance(kind, nn.Module)
-    if not module and len(inputs) > 1 and kind in _MULTIPLY:
-        return _to_the_signal(inputs, relevance)
-    if not module and len(inputs) > 1 and kind in _ADD:
-        return _sum(inputs, relevance, signed=rules.addition == "signed")
-    if isinstance(kind, _WEIGHERS) or (not module and kind in _WEIGHING):
-        slopes = _back(again, inputs, lambda total: relevance / _steady(total))
-        return tuple(value * slope for value, slope in zip(inputs, slopes, strict=True))
-    # An element-wise operation has one input for each output; anything else moves values about.
-    alike = len(inputs) == 1 and inputs[0].shape == relevance.shape
-    if alike and not isinstance(kind, (*_MAXIMA, *_LINEAR_MAPS)) and not _moves(kind):
-        return (relevance,)
-    return _back(again, inputs, relevance)
-
-
-def _sum(inputs: Tensors, relevance: torch.Tensor, *, signed: bool) -> Tensors:
-    """Split in proportion to the summands' values; signed, among those of the sum's own sign.
-
-    That is the convolutions' rule, and epsilon's where signs agree. Where they do not, epsilon
-    hands out two shares that are larger than the whole, of opposite sign; see decision 0009.
-    """
-    whole = torch.stack([value.expand_as(relevance) for value in inputs])
-    if not signed:
-        shares = whole / _steady(whole.sum(dim=0))
-    else:
-        sign = torch.where(whole.sum(dim=0) < 0, -1.0, 1.0)
-        parts = (whole * sign).clamp_(min=0)
-        total = parts.sum(dim=0)
-        shares = torch.where(total > 0, parts / total.clamp(min=1e-30), 1.0 / len(inputs))
-    return tuple(
-        (relevance * share).sum_to_size(value.shape)
-        for value, share in zip(inputs, shares, strict=True)
-    )
-
-
-def _to_the_signal(inputs: Tensors, relevance: torch.Tensor) -> Shares:
-    """Give all to the larger factor: a gate has one value per channel, the signal one per pixel."""
-    signal = max(range(len(inputs)), key=lambda position: inputs[position].numel())
-    return tuple(relevance if place == signal else None for place in range(len(inputs)))
-
-
-def _moves(kind: Any) -> bool:
-    """Tell whether an operation that keeps the shape may still move values to other places."""
-    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-    return name in {"transpose", "permute", "flip", "roll", "view", "reshape", "max_pool2d"}

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from capdeploy.observe.fold import folded
 from capdeploy.observe.taps import evaluating, requiring_grad, tapped
 from capdeploy.observe.trace import Trace
+from capdeploy.rebuild import NORMS
 
 Tell = Callable[[str, torch.Tensor], None]
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
@@ -54,11 +55,21 @@ def activations(network: nn.Module, seen: Trace, batches: Batches, tell: Tell) -
     speaks_for = watched_layers(seen)
 
     def hook(name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        tell(speaks_for[name], as_maps(layer, output))
+        tell(speaks_for[name], as_maps(layer, _normalised(layer, inputs[0], output)))
 
     with torch.no_grad(), evaluating(network), tapped(network, speaks_for, hook):
         for images, _ in batches:
             network(images)
+
+
+def _normalised(layer: nn.Module, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Return a layer's answer; timm's normalisations end in an activation, which is left out."""
+    if not isinstance(layer, NORMS) or isinstance(
+        getattr(layer, "act", None), (type(None), nn.Identity)
+    ):
+        return output
+    mean, variance, eps = layer.running_mean, layer.running_var, layer.eps
+    return F.batch_norm(inputs, mean, variance, layer.weight, layer.bias, mean is None, 0.0, eps)
 
 
 def gradients(

@@ -62,8 +62,24 @@ def find(model: Model) -> tuple[Group, ...]:
     groups = [_plain(group, names, order) for group in raw]
     wanted = [group for group in groups if not _is_answer(group, model.head)]
     blocks = _whole_blocks(wanted, module)
-    found = tuple(sorted(blocks, key=lambda group: order[group.name]))
+    found = _told_apart(sorted(blocks, key=lambda group: order[group.name]))
     return sound.checked(model, found)
+
+
+def _told_apart(groups: list[Group]) -> tuple[Group, ...]:
+    """Name groups that begin at one layer (its channels go two ways) by another of their makers."""
+    taken = {group.name for group in groups}
+    seen: set[str] = set()
+    found = []
+    for group in groups:
+        name = group.name
+        if name in seen:
+            free = (maker for maker in group.makers if maker not in taken)
+            name = next(free, f"{name}#{len(found) + 1}")
+            taken.add(name)
+        seen.add(name)
+        found.append(group.model_copy(update={"name": name}))
+    return tuple(found)
 
 
 def _trace(module: nn.Module, example: torch.Tensor) -> list[Any]:
@@ -191,7 +207,7 @@ def _plain(raw: Any, names: dict[nn.Module, str], order: dict[str, int]) -> Grou
         width=width,
         members=tuple(members.values()),
         makers=full or tuple(makers),
-        residual=adds and len(full) > 1,
+        residual=adds and len(makers) > 1,
         obstacle=obstacle,
     )
 

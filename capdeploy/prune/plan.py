@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
 from capdeploy.catalog import nearest
@@ -12,10 +12,15 @@ from capdeploy.prune import translate, widths
 from capdeploy.prune.ground import Ground
 from capdeploy.prune.ledger import size_of
 from capdeploy.prune.votes import group_scores, is_scored, ranked
-from capdeploy.values.budget import Budget
+from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.group import Group
 from capdeploy.values.plan import GroupCut, PruningPlan
 from capdeploy.values.scores import FilterScores
+
+WHOLE = 1e-9
+"""A share of a limit that is rounding."""
+FINE = 1e-3
+"""How finely what to aim for is searched, a share."""
 
 
 def draw(ground: Ground, budget: Budget) -> PruningPlan:
@@ -43,16 +48,75 @@ def draw(ground: Ground, budget: Budget) -> PruningPlan:
     """
     _require_protected(ground, budget)
     reasons = _reasons(ground, budget)
-    asked = budget
-    while True:
-        found = _at(ground, budget, reasons, widths.kept(ground, asked, reasons))
+
+    def aimed(share: float, *, strict: bool = False) -> PruningPlan:
+        keep = widths.kept(ground, _aim(budget, share), reasons, strict=strict)
+        return _at(ground, budget, reasons, keep)
+
+    found = aimed(1.0, strict=True)
+    counted = [limit for limit in budget.limits if not limit.measured]
+    if not counted or _meets(found, ground, budget):
+        return found
+    # Behind a concatenation channels are not worth the same; on the way all were counted so.
+    found = _searched(found, aimed, ground, budget)
+    if not _meets(found, ground, budget):
+        left = {limit: _left(found, ground, limit) for limit in counted}
+        binding = max(counted, key=lambda limit: left[limit] / _most(ground, limit))
+        raise PlanError(
+            widths.missed(budget, reasons, binding.quantity, _most(ground, binding), left[binding])
+        )
+    return found
+
+
+def _aim(budget: Budget, share: float) -> Budget:
+    """Ask for a share of what a budget's limits allow."""
+    if share == 1:
+        return budget
+    limits = [each.model_copy(update={"most": each.most * share}) for each in budget.limits]
+    return budget.model_copy(update={"limit": limits[0], "also": tuple(limits[1:])})
+
+
+def _meets(plan: PruningPlan, ground: Ground, budget: Budget) -> bool:
+    """Tell whether a plan is within its limits of counts, and not further below than need be.
+
+    A network that is small enough as it is stays whole; how near a measured limit is, measuring
+    tells.
+    """
+    over = _over(plan, ground, budget)
+    loose = not plan.realised_ratio and not plan.removed
+    measured = any(limit.measured for limit in budget.limits)
+    near = over >= 1 - budget.tolerance - WHOLE or loose or measured
+    return over <= 1 + WHOLE and near
+
+
+def _searched(
+    found: PruningPlan, aimed: Callable[[float], PruningPlan], ground: Ground, budget: Budget
+) -> PruningPlan:
+    """Find what to aim for, so that what is left comes as near below the limits as it can.
+
+    The order of steps is the same for every aim, so the largest aim that keeps the limits is
+    sought, and a tighter limit never gives a channel back.
+    """
+    low, high, aim, best = 0.0, math.inf, 1.0, found
+    while not low or high == math.inf:
         over = _over(found, ground, budget)
-        if over <= 1 + 1e-9:  # a share of what there is, rounded
-            return found
-        # Behind a concatenation channels are not worth the same; on the way all were counted so.
-        over = max(over, 1 + budget.tolerance / 20)
-        limits = [each.model_copy(update={"most": each.most / over}) for each in asked.limits]
-        asked = asked.model_copy(update={"limit": limits[0], "also": tuple(limits[1:])})
+        if over <= 1 + WHOLE:
+            low, best = aim, found
+        else:
+            high = aim
+        if low and high < math.inf:
+            break
+        least = 1 + budget.tolerance / 20
+        aim /= max(over, least) if over > 1 else min(over, 1 / least)
+        found = aimed(aim)
+    while high / low > 1 + FINE:
+        middle = math.sqrt(low * high)
+        found = aimed(middle)
+        if _over(found, ground, budget) <= 1 + WHOLE:
+            low, best = middle, found
+        else:
+            high = middle
+    return best
 
 
 def at(ground: Ground, budget: Budget, keep: Mapping[str, int]) -> PruningPlan | None:
@@ -75,7 +139,7 @@ def at(ground: Ground, budget: Budget, keep: Mapping[str, int]) -> PruningPlan |
     """
     whole = {group.name: group.width for group in ground.groups}
     plan = _at(ground, budget, _reasons(ground, budget), whole | dict(keep))
-    return plan if _over(plan, ground, budget) <= 1 + 1e-9 else None
+    return plan if _over(plan, ground, budget) <= 1 + WHOLE else None
 
 
 def _reasons(ground: Ground, budget: Budget) -> dict[str, str | None]:
@@ -120,17 +184,24 @@ def _at(
 
 def _over(plan: PruningPlan, ground: Ground, budget: Budget) -> float:
     """Say what share of the most that its limits of counts allow a plan leaves."""
-    ratios = [0.0]
-    for limit in budget.limits:
-        if not limit.measured:
-            whole = ground.meter(limit.quantity).whole(ground.geometry) if limit.share else 1.0
-            layers = len(ground.geometry.without(plan.removed).layers)
-            counts = {
-                "macs": plan.after.macs, "parameters": plan.after.parameters,
-                "size": size_of(plan.after, layers),
-            }  # fmt: skip
-            ratios.append(counts[limit.quantity] / (limit.most * whole))
-    return max(ratios)
+    counted = [limit for limit in budget.limits if not limit.measured]
+    return max((_left(plan, ground, each) / _most(ground, each) for each in counted), default=0.0)
+
+
+def _most(ground: Ground, limit: Limit) -> float:
+    """Say how much a limit allows."""
+    whole = ground.meter(limit.quantity).whole(ground.geometry) if limit.share else 1.0
+    return limit.most * whole
+
+
+def _left(plan: PruningPlan, ground: Ground, limit: Limit) -> float:
+    """Count what a plan leaves of what is limited."""
+    layers = len(ground.geometry.without(plan.removed).layers)
+    counts = {
+        "macs": plan.after.macs, "parameters": plan.after.parameters,
+        "size": size_of(plan.after, layers),
+    }  # fmt: skip
+    return float(counts[limit.quantity])
 
 
 def _require_protected(ground: Ground, budget: Budget) -> None:

@@ -52,8 +52,13 @@ def width_kept(width: int, ratio: float, align: int) -> int:
     return min(width, max(align, multiple))
 
 
-def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> dict[str, int]:
-    """Say how many channels each group keeps; 0 if all its layers go with a removed block."""
+def kept(
+    ground: Ground, budget: Budget, reasons: Mapping[str, str | None], *, strict: bool = True
+) -> dict[str, int]:
+    """Say how many channels each group keeps; 0 if all its layers go with a removed block.
+
+    Unless `strict`, what ends further below a limit than its tolerance is taken too.
+    """
     whole = {group.name: group.width for group in ground.groups}
     if not budget.cuts:
         return whole
@@ -82,13 +87,13 @@ def kept(ground: Ground, budget: Budget, reasons: Mapping[str, str | None]) -> d
     ]  # fmt: skip
     for cap, value in judged:
         if not cap.holds(value):
-            raise PlanError(_missed(budget, reasons, cap, value))
+            raise PlanError(missed(budget, reasons, cap.meter.quantity, cap.most, value))
     # A network that is small enough as it is stays whole, however far below the limit.
     small = keep == {group.name: group.width for group in free}
-    exact = len(judged) == len(limited) and not small
+    exact = strict and len(judged) == len(limited) and not small
     if exact and not any(cap.near(value) for cap, value in judged):
-        binding = max(judged, key=lambda pair: pair[1] / pair[0].most)
-        raise PlanError(_missed(budget, reasons, *binding))
+        cap, value = max(judged, key=lambda pair: pair[1] / pair[0].most)
+        raise PlanError(missed(budget, reasons, cap.meter.quantity, cap.most, value))
     return whole | keep
 
 
@@ -151,11 +156,10 @@ def price(ground: Ground, budget: Budget) -> Meter | None:
     return None
 
 
-def _missed(
-    budget: Budget, reasons: Mapping[str, str | None], cap: allocate.Cap, left: float
+def missed(
+    budget: Budget, reasons: Mapping[str, str | None], unit: str, most: float, left: float
 ) -> str:
-    """Say why a limit is missed, and what held it up."""
-    unit, most = cap.meter.quantity, cap.most
+    """Say why a limit of so many units is missed, and what held it up."""
     if left <= most:
         return (
             f"{unit} {left:,.0f} is the nearest below the limit of {most:,.0f}, further than "

@@ -188,7 +188,8 @@ def stages(metrics: Metrics) -> Table:
             accuracy.stage,
             percent(accuracy),
             str(accuracy.images),
-            f"{accuracy.worst.name}: {accuracy.worst.correct}/{accuracy.worst.images}",
+            f"{accuracy.worst.name}: {accuracy.worst.correct}/{accuracy.worst.images} "
+            f"[{accuracy.worst.interval[0] * 100:.1f}, {accuracy.worst.interval[1] * 100:.1f}]",
         )
         for accuracy in metrics.accuracy
     )
@@ -198,15 +199,13 @@ def stages(metrics: Metrics) -> Table:
         found = "found by a range test" if training.rate_found else "given"
         notes.append(
             f"{len(training.epochs)} epoch(s), rate {training.learning_rate:.1e} ({found}), "
-            f"best epoch {training.best_epoch} by {training.validation_images} validation images"
+            f"epoch {training.best_epoch} kept by {training.validation_images} validation images"
         )
         if training.rolled_back:
-            kept = "the beginning" if training.best_epoch == 0 else f"epoch {training.best_epoch}"
-            why = "the loss diverged" if training.diverged else "later epochs validated worse"
-            notes.append(f"rolled back to {kept}: {why}")
+            notes.append(training.rollback)
     return Table(
         f"{metrics.name}: top-1 at every stage (test split)",
-        ("stage", "accuracy [95 %]", "n", "worst class"),
+        ("stage", "accuracy [95 %]", "n", "worst class [95 %]"),
         rows,
         tuple(notes),
     )

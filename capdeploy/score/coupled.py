@@ -84,16 +84,15 @@ def look(judged: Judged, temperature: float) -> Mapping[str, moments.Moments]:
     """
     module = judged.model.module
     layers: dict[str, int] = {}
+    unseen: set[str] = set()
     for member in (member for group in judged.groups for member in group.readers()):
         layer = module.get_submodule(member.layer)
         if not rows.is_linear_map(layer) or member.layer not in judged.model.trace.filters:
             continue
-        inputs = rows.inputs_of(layer)
-        kernel = layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-        # Too large to be seen whole, a layer is seen channel by channel.
-        pool = kernel * max(map(len, member.positions)) if inputs > rows.LARGEST else 1
-        if inputs // pool <= rows.LARGEST:
-            layers[member.layer] = pool
+        pool = _pool(layer, member)
+        if pool == 0 or layers.setdefault(member.layer, pool) != pool:
+            unseen.add(member.layer)
+    layers = {name: pool for name, pool in layers.items() if name not in unseen}
     others = judged.batches(judged.others) if judged.others is not None else iter(())
     rest = None
     if judged.rejects and judged.others is not None:
@@ -104,6 +103,23 @@ def look(judged: Judged, temperature: float) -> Mapping[str, moments.Moments]:
         module, layers, judged.batches(), others, seed=judged.seed, temperature=temperature,
         rest=rest,
     )  # fmt: skip
+
+
+def _pool(layer: nn.Module, member: Member) -> int:
+    """Say how many inputs are seen as one; 0: they cannot be seen.
+
+    Too large to be seen whole, a layer is seen channel by channel, if every channel has as many
+    inputs, side by side.
+    """
+    inputs = rows.inputs_of(layer)
+    if inputs <= rows.LARGEST:
+        return 1
+    size = max(map(len, member.positions))
+    for places in filter(None, member.positions):
+        if places[0] % size or tuple(places) != tuple(range(places[0], places[0] + size)):
+            return 0
+    pool = size * (layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1)
+    return pool if inputs % pool == 0 and inputs // pool <= rows.LARGEST else 0
 
 
 def readers(

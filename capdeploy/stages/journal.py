@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from capdeploy import __version__, bundle, rebuild, tensorfile, workplace
+from capdeploy import __version__, bundle, rebuild, tensorfile, textfile, workplace
 from capdeploy.bundle import digest
 from capdeploy.errors import CapdeployError, ConfigError, StepFailedError
 from capdeploy.export import pack
@@ -114,7 +114,7 @@ class Journal:
     def begin(self, run: Begun) -> None:
         """Write down the plans."""
         self._folder.mkdir(exist_ok=True)
-        workplace.replace_text(self._folder / BEGUN, run.to_json())
+        textfile.replace(self._folder / BEGUN, run.to_json())
 
     def keep(self, made: Made) -> None:
         """Write down a network; the record comes last, and only a whole one counts."""
@@ -131,7 +131,7 @@ class Journal:
             digests=self._digests(made.name, present), training=made.training, earlier=made.earlier,
             artifact=made.exported.artifact, denormals_flushed=made.exported.denormals_flushed,
         )  # fmt: skip
-        workplace.replace_text(folder / FINISHED, record.to_json())
+        textfile.replace(folder / FINISHED, record.to_json())
 
     def recall(self, name: str) -> Made | None:
         """Read a network back, bit by bit as it was; None if it has to be made (again).

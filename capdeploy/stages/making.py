@@ -170,6 +170,8 @@ def recover(
         say.step(f"fine-tune {made.name}")
         course = _course(made.plan, teacher, images, recipe)
         tuned, training = finetune.run(model, course, settings_of(recipe, epochs), say)
+        if training.rolled_back:
+            say.note(training.rollback)
         made = replace(made, tuned=tuned, training=training)
     return made
 

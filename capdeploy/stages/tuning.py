@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from capdeploy import graphfile, profiles, workplace
+from capdeploy import graphfile, profiles, textfile
 from capdeploy.bench import drafts, environment, tune
 from capdeploy.bench.clock import WallClock
 from capdeploy.bundle import Bundle
@@ -138,7 +138,7 @@ def write(tuning: Tuning, path: Path) -> None:
     each = ", ".join(f"{name} {multiple}" for name, multiple in tuning.by_runtime.items())
     note = f"measured by capdeploy profiles tune: {each}"
     text = drafts.with_align(path.read_text(encoding="utf-8"), tuning.align, note)
-    workplace.write_file(path, text, force=True)
+    textfile.write(path, text, force=True)
 
 
 def _installed(say: Say) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from capdeploy import bundle, pipeline, workplace
+from capdeploy import bundle, pipeline, textfile, workplace
 from capdeploy.bench.child import THREAD_VARIABLES
 from capdeploy.errors import (
     CapdeployError,
@@ -69,7 +69,7 @@ def run(grid: Grid, folder: Path, say: Say, *, jobs: int = 1, resume: bool = Fal
         digests: dict[str, str] = {}
         for cell in grid.cells:
             _refuse_other(cell, folder / RUNS / cell.name, digests)
-        workplace.write_file(folder / SWEEP, grid.text, force=True)
+        textfile.write(folder / SWEEP, grid.text, force=True)
         failures = _make(grid.cells, folder, say, jobs)
         say.step("measure")
         failures += [found for cell in grid.cells if (found := _measured(cell, folder, say))]
@@ -195,9 +195,7 @@ def _side_by_side(cells: Sequence[Cell], folder: Path, say: Say, jobs: int) -> l
 def _one(cell: Cell, folder: Path, threads: int, children: set[subprocess.Popen[str]]) -> str:
     """Make one run; return what went wrong, or nothing."""
     recipe, log = folder / LOGS / f"{cell.name}.json", folder / LOGS / f"{cell.name}.log"
-    workplace.write_file(
-        recipe, cell.recipe.model_copy(update={"bench": False}).to_json(), force=True
-    )
+    textfile.write(recipe, cell.recipe.model_copy(update={"bench": False}).to_json(), force=True)
     variables = {name: str(threads) for name in THREAD_VARIABLES}
     words = [str(recipe), str(folder / RUNS / cell.name), str(threads)]
     # -P: the folder that the user stands in may not shadow a module.

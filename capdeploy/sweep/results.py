@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from capdeploy import __version__, pipeline, workplace
+from capdeploy import __version__, pipeline, textfile
 from capdeploy.bench.stats import percentile
 from capdeploy.errors import CapdeployError, ConfigError
 from capdeploy.report.sweep import FILE
@@ -66,8 +66,8 @@ def collect(grid: Grid, runs: Path, failures: Sequence[Failure]) -> SweepReport:
 def write(report: SweepReport, folder: Path) -> None:
     """Write ``results.jsonl``, a line for each network, and ``sweep.json``."""
     lines = "".join(f"{row.model_dump_json()}\n" for row in report.rows)
-    workplace.write_file(folder / RESULTS, lines, force=True)
-    workplace.write_file(folder / FILE, report.to_json(), force=True)
+    textfile.write(folder / RESULTS, lines, force=True)
+    textfile.write(folder / FILE, report.to_json(), force=True)
 
 
 def _marked(rows: Sequence[SweepRow], question: Sequence[str]) -> list[SweepRow]:

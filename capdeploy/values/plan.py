@@ -140,9 +140,13 @@ class PruningPlan(Noun):
 def _on_top(before: GroupCut, later: GroupCut) -> GroupCut:
     kept = tuple(before.kept[index] for index in later.kept)
     whole = later.whole_because if len(kept) == before.width else None
+    # What one image alone has to drop is known of each step, and of both together only if one cut.
+    cut = [each for each in (before, later) if len(each.kept) < each.width]
+    nominal = cut[0].nominal_ratio if len(cut) == 1 else None
     return later.model_copy(
         update={
             "width": before.width, "kept": kept, "whole_because": whole, "macs": before.macs,
+            "nominal_ratio": nominal,
         }
     )  # fmt: skip
 

@@ -180,6 +180,8 @@ class Recipe(Common):
     def _refuse(self) -> Self:
         if len(set(self.ratio)) != len(self.ratio):
             raise ValueError("a ratio is given twice")
+        if self.bn_images == 1:
+            raise ValueError("bn_images is 1, which has no variance: give 0 (off), or 2 and more")
         if self.reject_class and self.keep_head:
             raise ValueError(
                 "reject_class adds an output to a head that is cut; leave out keep_head"

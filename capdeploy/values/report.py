@@ -48,9 +48,15 @@ class Training(Noun):
         """True if the kept state is not that of the last epoch."""
         return bool(self.epochs) and self.best_epoch != self.epochs[-1].number
 
+    @property
+    def rollback(self) -> str:
+        """Say which state is kept instead of the last, and why."""
+        why = "the loss diverged" if self.diverged else "later epochs validated worse"
+        kept = f"epoch {self.best_epoch}" if self.best_epoch else "the beginning"
+        return f"rolled back to {kept}: {why}"
 
-ROUNDING = 1e-9
-"""Points by which sums of shares are off without meaning it."""
+
+ROUNDING = 1e-9  # points by which sums of shares are off without meaning it
 
 
 class Metrics(Noun):
@@ -65,8 +71,7 @@ class Metrics(Noun):
     after: Cost
     accuracy: tuple[Accuracy, ...] = Field(description="stages in order; the last is the result")
     lost: Difference | None = Field(
-        default=None,
-        description="top-1 points lost against the head-cut network, on the same test images",
+        default=None, description="top-1 points lost against the head cut, on the same test images"
     )
     max_accuracy_drop: float | None = Field(
         default=None, ge=0, description="points that may be lost; None: any"

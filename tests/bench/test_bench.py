@@ -10,6 +10,7 @@ import pytest
 from capdeploy import bundle, profiles, recipes
 from capdeploy.bench import budgets, environment, matrix, measure, sides, stats, worker
 from capdeploy.bench.clock import FakeClock, WallClock
+from capdeploy.check_images import CheckImages
 from capdeploy.errors import (
     ArchitectureError,
     BudgetError,
@@ -103,7 +104,7 @@ def test_a_missing_device_is_said(run):
 
 def test_a_runtime_that_answers_wrongly_is_found(run):
     opened = bundle.read(run.bundle)
-    checks = bundle.CheckImages.load(run.bundle)
+    checks = CheckImages.load(run.bundle)
     queue = iter(checks.logits)
     honest = FakeSession(answers=lambda batch: next(queue)[None])
     accuracy, parity = worker.check(honest, opened, checks, "fake")
@@ -121,7 +122,7 @@ def test_every_runtime_of_the_shelf_answers_as_pytorch_did(run):
         runtime = RUNTIMES.load(name)
         assert "cpu" in runtime.devices()
         session = runtime.open(opened, "cpu", 1)
-        _, parity = worker.check(session, opened, bundle.CheckImages.load(run.bundle), name)
+        _, parity = worker.check(session, opened, CheckImages.load(run.bundle), name)
         assert parity.holds, (name, parity)
         assert session.effective["threads"] == "1"
         for size in (1, 2, 7):
@@ -339,7 +340,7 @@ def test_a_slow_network_has_the_time_that_it_needs(run):
     opened = bundle.read(run.bundle)
     large = opened.manifest.cost.model_copy(update={"macs": 4_100_000_000})
     slow = replace(opened, manifest=opened.manifest.model_copy(update={"cost": large}))
-    images = len(bundle.CheckImages.load(run.bundle).images)
+    images = len(CheckImages.load(run.bundle).images)
     both = matrix._limit(slow, slow)
     assert both == pytest.approx(300 + 2 * images * 4.1 / 0.5, rel=0.01)
     assert 300 < matrix._limit(opened, None) < 310

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from capdeploy import bundle
+from capdeploy.check_images import CheckImages
 from capdeploy.errors import ParityError, StepFailedError
 from capdeploy.export import graph, pack, parity
 from capdeploy.export.simplify import simplify
@@ -50,7 +51,7 @@ def test_parity_is_proven_after_each_stage_on_real_images(run):
 
 
 def test_every_batch_size_is_tried(run, shipped):
-    checks = bundle.CheckImages.load(run.bundle)
+    checks = CheckImages.load(run.bundle)
     inputs = bundle.read(run.bundle).manifest.preprocessing.apply(np.asarray(checks.images))
     proof = parity.check(shipped, inputs, checks.logits, stage="x", atol=1e-4)
     assert proof.holds
@@ -75,7 +76,7 @@ def test_a_wrong_graph_fails_parity(run, shipped, tmp_path):
     weights.CopyFrom(numpy_helper.from_array(values, weights.name))
     broken = tmp_path / "broken.onnx"
     onnx.save(model, broken)
-    checks = bundle.CheckImages.load(run.bundle)
+    checks = CheckImages.load(run.bundle)
     inputs = bundle.read(run.bundle).manifest.preprocessing.apply(np.asarray(checks.images))
     assert not parity.check(broken, inputs, checks.logits, stage="x", atol=1e-4).holds
 

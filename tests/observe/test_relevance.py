@@ -148,6 +148,69 @@ def test_the_box_rule_by_hand():
     assert float(given.inputs.sum()) == pytest.approx(1.0, abs=1e-6)
 
 
+class OneByTwo(nn.Module):
+    """Two pixels, one response."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 1, (1, 2), bias=False), nn.Linear(1, 2, bias=False)
+        self.conv.weight.data = torch.tensor([2.0, -1.0]).view(1, 1, 1, 2)
+        self.head.weight.data = torch.tensor([[1.0], [0.5]])
+
+    def forward(self, images):
+        return self.head(self.conv(images).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("rules", "shares"),
+    [
+        # 2 * 3 - 2 * 0 and -1 * 1 + 1 * 4 of 9; a pixel that is darker than it might be counts.
+        (Rules(bounds=((0.0,), (4.0,))), (6 / 9, 3 / 9)),
+        (Rules(), (1.0, 0.0)),  # 2 * 3, and nothing for what is negative
+        (Rules(convolution="epsilon"), (6 / 5, -1 / 5)),
+    ],
+)
+def test_pixels_share_by_the_first_layer_s_rule_worked_out_by_hand(rules, shares):
+    network, images = OneByTwo(), torch.tensor([3.0, 1.0]).view(1, 1, 1, 2)
+    found = Explainer(network, trace(network, images), rules, images).explain(
+        images, torch.tensor([0]), to_input=True
+    )
+    assert found.inputs.flatten().tolist() == pytest.approx(shares, abs=1e-5)
+
+
+class Arithmetic(nn.Module):
+    """One operation between a convolution and the head."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, bias=False), nn.Linear(8, 3, bias=False)
+        self.operation = operation
+
+    def forward(self, images):
+        return self.head(self.operation(F.relu(self.conv(images))))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x.sum(dim=(2, 3)),
+        lambda x: torch.sum(x, dim=(2, 3)),
+        lambda x: (x - 0.5 * x.mean(dim=(2, 3), keepdim=True)).sum(dim=(2, 3)),
+        lambda x: (x / (1.0 + x.amax(dim=(2, 3), keepdim=True))).mean(dim=(2, 3)),
+        lambda x: torch.bmm(x.flatten(2), x.flatten(2).transpose(1, 2)).mean(dim=2),
+    ],
+    ids=["sum", "torch.sum", "difference", "quotient", "product"],
+)
+def test_arithmetic_gives_out_what_it_is_given(operation):
+    torch.manual_seed(0)
+    network, images = Arithmetic(operation).eval(), torch.rand(4, 3, 8, 8)
+    explainer = Explainer(network, trace(network, images), Rules(), images)
+    found = explainer.explain(images, network(images).argmax(dim=1), to_input=True)
+    assert float(found.layers["head"].sum()) == pytest.approx(4.0, rel=1e-4)
+    assert float(found.layers["conv"].sum()) == pytest.approx(4.0, rel=1e-3)
+    assert abs(found.absorbed) < 1e-3
+
+
 class Plain(nn.Module):
     """What the library that we compare with can handle: a chain of modules."""
 
@@ -292,11 +355,11 @@ def test_a_norm_behind_an_activation_in_place_is_not_the_layer_s():
 
 
 def test_an_addition_gives_to_the_summands_of_its_own_sign():
-    from capdeploy.observe import rules
+    from capdeploy.observe import operations
 
     summands = (torch.tensor([3.0, 3.0, -1.0, 0.0]), torch.tensor([1.0, -1.0, -3.0, 0.0]))
     relevance = torch.tensor([4.0, 2.0, 8.0, 2.0])
-    first, second = rules._sum(summands, relevance, signed=True)
+    first, second = operations._sum(summands, relevance, signed=True)
     # Alike: in proportion. Unlike: all to the one of the sum's sign. Both negative: in proportion.
     assert first.tolist() == pytest.approx([3.0, 2.0, 2.0, 1.0])
     assert second.tolist() == pytest.approx([1.0, 0.0, 6.0, 1.0])

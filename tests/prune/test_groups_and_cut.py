@@ -27,6 +27,7 @@ NETWORKS = {
     "efficientnet_b0": 0.6, "regnet_y_400mf": 0.6, "mnasnet0_5": 0.6, "resnext50_32x4d": 0.6,
     # What only partly can be cut: shuffles, layer scales, padded shortcuts.
     "shufflenet_v2_x0_5": 0.9, "convnext_tiny": 0.6, "cifar_resnet:resnet20": 0.6,
+    "cifar_resnet:resnet56": 0.6, "vgg16_bn": 0.6, "mobilenet_v3_large": 0.6,
 }  # fmt: skip
 SMALL = {"resnet18", "vgg11_bn", "mobilenet_v2", "cifar_resnet:resnet20"}
 
@@ -322,3 +323,39 @@ def test_cutting_leaves_the_original_alone(chain):
     apply.cut(chain, plan)
     after = chain.module.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+class Gated(nn.Module):
+    """A residual add whose branch is one depthwise convolution."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.branch = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.last, self.head = nn.Conv2d(16, 16, 3), nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        x = self.stem(images)
+        x = x + self.branch(x)
+        return self.head(self.last(x).mean(dim=(2, 3)))
+
+
+def test_a_depthwise_branch_feeds_a_residual_add_too():
+    found = {group.name: group.residual for group in groups.find(wrap(Gated()))}
+    assert found == {"stem": True, "last": False}
+
+
+def test_groups_that_begin_at_one_layer_have_names_of_their_own():
+    """By name they are weighed, cut and drawn; of two of one name the second was taken for both."""
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Forked()), "tests.nets:Forked")
+    found = {group.name: group.makers for group in groups.find(model)}
+    assert found == {"stem": ("stem", "cheap"), "dear": ("stem", "dear"), "last": ("last",)}
+    narrow, plan = draw(model, 0.5)
+    assert [(cut.group, len(cut.kept)) for cut in plan.groups] == [
+        ("stem", 8), ("dear", 8), ("last", 16)
+    ]  # fmt: skip
+    cut, silent = apply.cut(model, plan), silence(copy.deepcopy(narrow.module), plan, narrow)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(cut.module(images), silent(images), atol=1e-4)

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from capdeploy import profiles, workplace
+from capdeploy import profiles, textfile
 from capdeploy.bench import drafts, environment
 from capdeploy.errors import ConfigError, OutputExistsError
 from capdeploy.values.environment import Environment
@@ -127,24 +127,24 @@ def test_the_draft_of_a_machine_with_an_odd_name_is_valid(tmp_path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     file = tmp_path / "mine.toml"
-    workplace.write_file(file, "one")
+    textfile.write(file, "one")
     file.chmod(0o600)
     with pytest.raises(OutputExistsError, match="add --force"):
-        workplace.write_file(file, "two")
-    workplace.write_file(file, "two", force=True)
+        textfile.write(file, "two")
+    textfile.write(file, "two", force=True)
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("two", 0o600)
     link = tmp_path / "link.toml"
     link.symlink_to(file)
-    workplace.write_file(link, "three", force=True)
+    textfile.write(link, "three", force=True)
     assert link.is_symlink()
     assert file.read_text() == "three"
 
     # A real refusal of the system: this process may write no file beyond 1,000 bytes.
     code = (
         "import resource, sys, pathlib\n"
-        "from capdeploy import workplace\n"
+        "from capdeploy import textfile\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "workplace.write_file(pathlib.Path(sys.argv[1]), 'four' * 1000, force=True)\n"
+        "textfile.write(pathlib.Path(sys.argv[1]), 'four' * 1000, force=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False

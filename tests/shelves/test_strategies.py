@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError, StepFailedError
+from capdeploy.observe import ablation, signals
 from capdeploy.observe.relevance import Explainer
 from capdeploy.observe.taps import tapped
 from capdeploy.progress import Quiet
@@ -442,6 +445,34 @@ def test_shapley_sums_to_the_whole_loss_and_matches_all_orders(chain, digits):
     assert exact == pytest.approx([0.0, 6.0, 12.0, 18.0])  # the reference itself: v = (sum)^2
 
 
+def test_shapley_is_the_value_over_all_orders(digits):
+    """Of four filters there are 24 orders; enough draws of them come to the exact value."""
+    torch.manual_seed(0)
+    narrow = head.cut(wrap(shaken(nets.Chain(width=4))), digits.classes)
+    few = digits.train.take(4, seed=0)
+    judged = score.Judged(narrow, groups.find(narrow), few, None, 4, 0)
+    orders = [torch.tensor(order) for order in itertools.permutations(range(4))]
+    heard = []
+    batch, labels = next(few.batches(4))
+    ablation.ablations(
+        narrow.module, narrow.trace, batch, labels,
+        lambda name, rise: heard.append(rise) if name == "features.0" else None,
+        orders={name: orders if name == "features.0" else []
+                for name in signals.watched_layers(narrow.trace).values()},
+        say=Quiet(),
+    )  # fmt: skip
+    fast = summarise(STRATEGIES.load("shapley"), torch.cat(heard))
+    tap = "features.1"  # the normalisation that the filters' responses are taken behind
+
+    def rise(gone):
+        left, whole = scoring.loss_without(narrow.module, tap, gone, few)
+        return left - whole
+
+    assert fast.tolist() == pytest.approx(scoring.shapley_by_enumeration(rise, 4), abs=1e-5)
+    drawn = score.run("shapley", judged, {"permutations": 400, "images": 4}).of("features.0")
+    assert drawn == pytest.approx(fast.tolist(), abs=0.1 * float(fast.abs().max()))
+
+
 def test_hwai_counts_classes_at_the_best_position():
     # Filter 0 matters to class 0 (even images) at one place, to class 1 at the other.
     values = torch.tensor([[[[1.0, 0.0]], [[1.0, 0.0]]], [[[0.0, 1.0]], [[1.0, 0.0]]]])
@@ -507,6 +538,48 @@ def test_a_dead_layer_is_not_scored_and_stays_whole_by_name(narrow, digits):
     plan = planning.draw(ground, Budget(ratio=0.5))
     reasons = {cut.group: cut.whole_because for cut in plan.left_whole()}
     assert reasons == {"conv1": "taylor does not score it"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_dead_layer_is_worth_nothing_special(name, narrow, digits):
+    """Not scored, or its filters alike to what looks at responses; plans are drawn all the same."""
+    with torch.no_grad():
+        narrow.module.bn1.weight.zero_()
+        narrow.module.bn1.bias.zero_()
+    images = digits.train.take(12, seed=0)
+    judged = score.Judged(narrow, groups.find(narrow), images, None, 12, 0)
+    scores = scored(name, narrow, images)
+    found = scores.of("conv1")
+    if name in SEEING and found is not None:
+        assert max(found) - min(found) <= 1e-6
+    ground = Ground(scores, judged.groups, narrow.geometry, None, narrow.geometry.cost())
+    plan = planning.draw(ground, Budget(ratio=0.5))
+    assert plan.realised_ratio > 0.1  # `bn_scale` scores a third of the groups
+
+
+def test_an_activation_inside_of_a_normalisation_hides_no_response(digits):
+    """timm's normalisations end in an activation; a response is what stands in front of it."""
+
+    class Norm(nn.BatchNorm2d):
+        def __init__(self, width):
+            super().__init__(width)
+            self.act = nn.ReLU(inplace=True)
+
+        def forward(self, maps):
+            return self.act(super().forward(maps))
+
+    torch.manual_seed(0)
+    parts = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    conv, norm = nn.Conv2d(3, 8, 3), shaken(nn.Sequential(Norm(8)))[0]
+    apart = nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU(), *parts)
+    apart[1].load_state_dict(norm.state_dict())
+    few = digits.train.take(12, seed=0)
+    for name in ("ocap", "apoz", "taylor"):
+        one, two = (
+            list(scored(name, head.cut(wrap(each), digits.classes), few).layers[0].values)
+            for each in (nn.Sequential(conv, norm, nn.Identity(), *parts), apart)
+        )
+        assert one == pytest.approx(two, rel=1e-5, abs=1e-7)
 
 
 def test_two_images_are_enough(narrow, digits):

@@ -5,10 +5,13 @@ tests show the same in processes of their own.
 """
 
 import csv
+import json
 import os
 import pickle
 import re
+import sys
 import tarfile
+import types
 
 import numpy as np
 import pytest
@@ -20,6 +23,12 @@ from capdeploy.cli import main
 from tests import nets
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+
+
+def emptied(file, split):
+    """Remove all images of a class in a split."""
+    for each in file.parent.iterdir() if split in file.parts else ():
+        each.unlink()
 
 
 class Evil:
@@ -51,6 +60,8 @@ def broken(trained, tmp_path_factory):
     (made / "lfs.pth").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123\n"
     )
+    # A file that the system lets nobody read from its beginning, whoever runs the tests.
+    (made / "unreadable.pth").symlink_to("/proc/self/mem")
     (made / "noise.pth").write_bytes(np.random.default_rng(0).bytes(4096))
     nan = dict(state)
     nan["conv1.weight"] = torch.full_like(state["conv1.weight"], float("nan"))
@@ -73,6 +84,7 @@ BAD_CHECKPOINTS = [
     ("nan.safetensors", "conv1.weight holds values that are not finite"),
     ("lfs.pth", "Git LFS pointer"),
     ("noise.pth", "is no file of weights; expected a state_dict"),
+    ("unreadable.pth", "cannot be read: Input/output error"),
 ]
 
 BAD_REQUESTS = [
@@ -117,6 +129,8 @@ BAD_REQUESTS = [
     (("--epochs", "-1"), 2, "epochs.*greater than or equal to 0"),
     (("--no-such-flag",), 2, "No such option"),
     (("--runtimes", "tensorrt"), 2, "unknown runtime 'tensorrt'"),
+    (("--runtimes", "onnxruntime,pytorch", "--devices", "cpu,gpu"), 2, "none of onnxruntime, pyt"),
+    (("--bn-images", "1"), 2, "bn_images is 1, which has no variance: give 0"),
 ]
 
 
@@ -151,8 +165,8 @@ def places(tmp_path_factory):
         Image.fromarray(depth).save(root / "float" / split / "7" / "0.tiff")
     classes("strange")
     images(root / "strange" / "val" / "unheard-of")
-    classes("empty-class")
-    (root / "empty-class" / "train" / "8").mkdir()
+    classes("empty-train", damage=lambda file: emptied(file, "train"))
+    classes("empty-val", damage=lambda file: emptied(file, "val"))
     for label in ("7", "1"):
         images(root / "unsplit" / label, count=10)
     (root / "nothing").mkdir()
@@ -191,6 +205,8 @@ BAD_DATA = [
     ("folder:{}/zero-byte", (), r"1 unreadable image, 0 tolerated, last .*7/0\.png"),
     ("folder:{}/page", (), r"1 unreadable image, 0 tolerated, last .*7/0\.png"),
     ("folder:{}/float", (), r"1 unreadable image, 0 tolerated, last .*7/0\.tiff"),
+    ("folder:{}/empty-train", (), "class 7 has no images in the train split"),
+    ("folder:{}/empty-val", (), "class 7 has no images in the val split"),
     ("folder:{}/strange", (), "unheard-of has no counterpart in"),
     ("folder:{}/unsplit", (), "the data has no test split; say how to split it"),
     ("folder:{}/unsplit", ("--split", "80/30"), "expected two shares that add up to 100"),
@@ -208,6 +224,8 @@ BAD_DATA = [
     ("digits:here", (), "takes no location, found 'here'"),
     ("digits", ("--classes", "@{}/none.txt"), "none.txt cannot be read"),
     ("digits", ("--classes", "@{}/classes.txt"), "unknown class 'nobody'"),
+    ("digits", ("--classes", "9" * 5000), "unknown class '999"),
+    ("digits", ("--classes", f"1-{'9' * 5000}"), "unknown class '1-999"),
     ("digits", ("--classes", "0-12"), "range '0-12': expected ids within 0-9"),
     ("digits", ("--classes", "5-2"), "range '5-2': expected ids within 0-9, the smaller first"),
     ("digits", ("--classes", "id:10,1"), "expected ids within 0-9"),
@@ -280,6 +298,92 @@ def test_bad_data(trained, places, tmp_path, capsys, data, arguments, line):
     refused(capsys, request, 2, line)
     assert not list(tmp_path.iterdir())
     assert not os.path.exists("pwned")
+
+
+def test_a_trusted_checkpoint_may_name_code_that_is_not_here(tmp_path, capsys):
+    class Elsewhere:
+        pass
+
+    Elsewhere.__module__, Elsewhere.__qualname__ = "their_networks", "Elsewhere"
+    package = types.ModuleType("their_networks")
+    package.Elsewhere = Elsewhere
+    sys.modules["their_networks"] = package
+    torch.save({"model": Elsewhere()}, tmp_path / "theirs.pth")
+    del sys.modules["their_networks"]
+    request = (*words_of(tmp_path / "theirs.pth"), "--trust-checkpoint", "--dry-run")
+    refused(capsys, request, 2, "No module named 'their_networks'.*install that package")
+
+
+def test_an_output_that_cannot_be_made_is_told_before_the_work(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    request = (*words_of(trained), "--classes", "7,1,4", "-o", tmp_path / "file" / "new" / "out")
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in request])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert re.fullmatch(r"capdeploy: .*out cannot be made: .*file is no folder\n", told)
+
+
+def test_folders_that_were_made_on_the_way_go_with_a_run_that_fails(trained, tmp_path, capsys):
+    request = (
+        *words_of(trained), "--classes", "7,1,4", "--max-rss", "1MiB", "-o",
+        tmp_path / "new" / "deep" / "out",
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in request])
+    assert stop.value.code != 0
+    assert not (tmp_path / "new").exists(), capsys.readouterr().err
+
+
+def test_tolerated_images_are_named_and_counted(trained, places, tmp_path, capsys):
+    mapped = tmp_path / "map.toml"
+    mapped.write_text("7 = 7\n1 = 1\n4 = 4\n")
+    request = (
+        *words_of(trained, f"folder:{places / 'truncated'}"), "--label-map", mapped,
+        "--max-bad-images", 2, "--no-bench", "-o", tmp_path / "out",
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in request])
+    told = capsys.readouterr().err
+    assert stop.value.code == 0, told
+    assert re.search(r"train/7/0\.png cannot be read, and is left out \(1 of 2 that", told)
+    assert re.search(r"val/7/0\.png cannot be read, and is left out \(2 of 2 that", told)
+
+
+def test_the_head_cut_alone_is_a_run(trained, tmp_path, capsys):
+    request = (
+        *words_of(trained), "--classes", "7,1,4", "--ratio", 0, "--no-bench", "-f", "json",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in request])
+    assert stop.value.code == 0
+    (only,) = json.loads(capsys.readouterr().out)["models"]
+    assert only["name"] == "baseline"
+    assert (tmp_path / "out" / "baseline" / "model.onnx").is_file()
+
+
+def test_a_message_writes_nothing_to_the_terminal_in_our_name(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["\x1b[31mcompres"])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "\x1b" not in told
+    assert "\\x1b[31mcompres" in told
+
+
+def test_nothing_measured_is_no_success(trained, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here, and rows on it are measured")
+    request = (
+        *words_of(trained), "--classes", "7,1,4", "--runtimes", "pytorch", "--devices", "cuda",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in request])
+    assert stop.value.code == 3
+    assert "nothing was measured" in capsys.readouterr().err
+    assert (tmp_path / "out" / "ratio-0.5" / "manifest.json").is_file()
 
 
 BAD_TRAINING = [

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from capdeploy import bundle, gpu, pipeline, recipes, score
+from capdeploy.check_images import CheckImages
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply, blocks, groups, sensitivity
 from capdeploy.runtimes import RUNTIMES
@@ -132,7 +133,7 @@ def test_the_street_ends_in_a_verified_bundle(changes, trained, tmp_path):
     for opened in bundle.find(tmp_path / "out"):
         bundle.verify(opened)
         session = RUNTIMES.load("pytorch").open(opened, "cuda", 1)
-        images = bundle.CheckImages.load(opened.folder)
+        images = CheckImages.load(opened.folder)
         inputs = opened.manifest.preprocessing.apply(np.asarray(images.images))
         assert np.abs(session.run(inputs) - images.logits).max() < 2e-4
 

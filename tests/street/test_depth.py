@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from capdeploy import bundle, pipeline, rebuild
+from capdeploy.check_images import CheckImages
 from capdeploy.progress import Quiet
 from capdeploy.values.plan import PruningPlan
 from tests import nets
@@ -38,7 +39,7 @@ def test_the_bundle_holds_a_shallower_network_that_is_rebuilt(shallow):
     )
     for block in plan.removed:
         assert isinstance(network.get_submodule(block.name), rebuild.REMAINS[block.becomes])
-    check = bundle.CheckImages.load(shallow)
+    check = CheckImages.load(shallow)
     inputs = torch.from_numpy(opened.manifest.checkpoint.input.apply(check.images))
     with torch.no_grad():
         assert np.allclose(network(inputs).numpy(), check.logits, atol=1e-4)

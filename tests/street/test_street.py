@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from capdeploy import bundle, pipeline, rebuild, tensorfile
+from capdeploy.check_images import CheckImages
 from capdeploy.errors import BudgetError
 from capdeploy.progress import Quiet
 from capdeploy.prune import apply
@@ -78,7 +79,7 @@ def test_several_ratios_and_a_kept_head(trained, tmp_path):
     assert not opened.manifest.head_cut
     # Every output has its line, or a device would take one class for another.
     assert opened.path(bundle.LABELS).read_text().split() == [str(output) for output in range(10)]
-    assert bundle.CheckImages.load(opened.folder).logits.shape[1] == 10
+    assert CheckImages.load(opened.folder).logits.shape[1] == 10
     assert opened.manifest.accuracy.top1 > 0.2
 
 
@@ -261,7 +262,7 @@ def test_steps_end_where_one_step_would(trained, tmp_path, budget):
         PruningPlan.from_json((opened.folder / bundle.PLAN).read_bytes()),
         opened.folder / bundle.WEIGHTS,
     )  # fmt: skip
-    check = bundle.CheckImages.load(opened.folder)
+    check = CheckImages.load(opened.folder)
     inputs = torch.from_numpy(opened.manifest.checkpoint.input.apply(check.images))
     with torch.no_grad():
         assert np.allclose(network(inputs).numpy(), check.logits, atol=1e-4)

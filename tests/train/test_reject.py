@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import minimize
 
 from capdeploy import bundle, pipeline, rebuild
+from capdeploy.check_images import CheckImages
 from capdeploy.errors import ConfigError
 from capdeploy.predict import predict
 from capdeploy.progress import Quiet
@@ -97,7 +98,7 @@ def test_a_bundle_with_a_reject_output_is_whole(rejecting):
         manifest.checkpoint.architecture, manifest.checkpoint.outputs, plan,
         opened.path(bundle.WEIGHTS),
     ).eval()  # fmt: skip
-    checks = bundle.CheckImages.load(opened.folder)
+    checks = CheckImages.load(opened.folder)
     with torch.no_grad():
         found = network(torch.from_numpy(manifest.preprocessing.apply(np.asarray(checks.images))))
     assert np.array_equal(found.numpy(), checks.logits)
@@ -127,7 +128,7 @@ def test_the_output_learns_from_dropped_images_though_training_wants_none(traine
 def test_predict_asks_the_output(rejecting):
     folder, _ = rejecting
     opened = bundle.read(folder / "ratio-0.5")
-    checks = bundle.CheckImages.load(opened.folder)
+    checks = CheckImages.load(opened.folder)
     said = predict(opened, np.asarray(checks.images))
     wins = checks.logits.argmax(axis=1) == opened.manifest.reject_output
     assert [answer.rejected for answer in said] == wins.tolist()

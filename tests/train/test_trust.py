@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from capdeploy import bundle, pipeline
+from capdeploy.check_images import CheckImages
 from capdeploy.errors import DataError, UntrustedError
 from capdeploy.predict import answers, predict
 from capdeploy.progress import Quiet
@@ -74,7 +75,7 @@ def test_a_run_knows_its_outsiders(run):
     assert sum(found.rejection.taken_for) == found.rejection.dropped_images
     opened = bundle.read(run.bundle)
     assert opened.manifest.trust == found
-    logits = bundle.CheckImages.load(run.bundle).logits
+    logits = CheckImages.load(run.bundle).logits
     said = answers(opened, logits)
     rejected = np.mean([answer.rejected for answer in said])
     assert rejected == pytest.approx(1 - found.rejection.accepted_kept, abs=0.15)
@@ -87,7 +88,7 @@ def test_a_run_knows_its_outsiders(run):
 def test_predict_answers_and_refuses(run, tmp_path):
     from PIL import Image
 
-    checks = bundle.CheckImages.load(run.bundle)
+    checks = CheckImages.load(run.bundle)
     paths = []
     for number in range(6):
         paths.append(tmp_path / f"{number}.png")
@@ -113,7 +114,7 @@ def with_threshold(opened, threshold):
 
 def test_the_threshold_decides(run):
     opened = bundle.read(run.bundle)
-    checks = bundle.CheckImages.load(run.bundle)
+    checks = CheckImages.load(run.bundle)
     for threshold, refused in ((1e9, True), (-1e9, False)):
         said = answers(with_threshold(opened, threshold), checks.logits)
         assert {answer.rejected for answer in said} == {refused}

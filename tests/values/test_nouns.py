@@ -10,6 +10,7 @@ from capdeploy.values.accuracy import Accuracy, ClassAccuracy, wilson
 from capdeploy.values.budget import Budget
 from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.classes import ClassSubset
+from capdeploy.values.cost import Cost
 from capdeploy.values.group import Block
 from capdeploy.values.manifest import Manifest
 from capdeploy.values.plan import GroupCut, LayerCut, PruningPlan
@@ -181,3 +182,23 @@ def test_profile_uses_the_word_schema():
     assert '"schema": 1' in profile.to_json()
     with pytest.raises(ConfigError, match="less than or equal to 1"):
         HardwareProfile.from_json(text.replace("1", "2", 1))
+
+
+@pytest.mark.parametrize(("first", "second", "told"), [(6, 3, None), (8, 3, 0.5), (6, 6, 0.25)])
+def test_the_nominal_ratio_is_that_of_a_single_cut(first, second, told):
+    """What an image alone has to drop is known of one cut, and of two on top of each other not."""
+
+    def plan(width, kept, nominal):
+        cut = GroupCut(
+            group="conv", members=("conv",), width=width, unit=1, kept=tuple(range(kept)),
+            nominal_ratio=nominal if kept < width else None,
+        )  # fmt: skip
+        cost = Cost(macs=100, parameters=10, filters=8)
+        return PruningPlan(
+            strategy="ocap", budget=Budget(ratio=0.5), groups=(cut,), layers=(),
+            realised_ratio=1 - kept / width, full=cost, before=cost, after=cost,
+        )  # fmt: skip
+
+    both = plan(8, first, 0.25).then(plan(first, second, 0.5))
+    assert both.groups[0].kept == tuple(range(second))
+    assert both.groups[0].nominal_ratio == told

@@ -1,0 +1,74 @@
+"""One text file, written in one move: a reader sees the old one or the new one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from capdeploy.errors import OutputExistsError, UsageError
+
+
+def require_writable(path: Path) -> None:
+    """Stop before the work if a file could not be written after it.
+
+    Parameters
+    ----------
+    path : Path
+        The file to be written later.
+
+    Raises
+    ------
+    UsageError
+        If it is a folder, or its folder is not there or cannot be written to.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file")
+    if not path.resolve().parent.is_dir():
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written to: permission denied")
+
+
+def write(path: Path, text: str, *, force: bool = False) -> None:
+    """Write one text file, in one move: a reader sees the old file or the new one.
+
+    Parameters
+    ----------
+    path : Path
+        The file; a link is followed.
+    text : str
+        All of its content.
+    force : bool
+        Replace the file if it exists; it keeps its mode.
+
+    Raises
+    ------
+    OutputExistsError
+        If the file exists and `force` is false.
+    UsageError
+        If the folder cannot be written to.
+    """
+    if path.exists() and not force:
+        raise OutputExistsError(f"{path} exists; choose another --output or add --force")
+    try:
+        replace(path.resolve(), text)
+    except OSError as error:
+        raise UsageError(f"{path.resolve()} cannot be written: {error.strerror}") from error
+
+
+def replace(path: Path, text: str) -> None:
+    """Write or replace a text file in one move; it keeps its mode, and an error is the system's."""
+    draft = None
+    try:
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.partial-", delete=False
+        ) as file:
+            draft = Path(file.name)
+            file.write(text)
+        draft.chmod(mode)
+        os.replace(draft, path)
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
