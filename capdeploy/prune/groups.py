@@ -70,7 +70,7 @@ def _told_apart(groups: list[Group]) -> tuple[Group, ...]:
     """Name groups that begin at one layer (its channels go two ways) by another of their makers."""
     taken = {group.name for group in groups}
     seen: set[str] = set()
-    found = []
+    found: list[Group] = []
     for group in groups:
         name = group.name
         if name in seen:
