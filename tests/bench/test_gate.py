@@ -379,9 +379,9 @@ def test_a_graph_of_free_size_is_refused_and_a_fixed_batch_is_kept(run, tmp_path
 
 
 def test_a_profile_without_a_row_and_a_changed_bundle_are_refused(run, pair):
-    nothing = recipes.with_runtime(
-        profiles.load("this-host"), {"runtimes": ["openvino"], "devices": ["cuda"]}
-    )
+    here = profiles.load("this-host")
+    where = here.runtime.model_copy(update={"runtimes": ("openvino",), "devices": ("cuda",)})
+    nothing = here.model_copy(update={"runtime": where})  # as a profile's file may say it
     sampled = {"sampling": FEW, "floors": {}, "say": Quiet()}
     with pytest.raises(ConfigError, match="leaves nothing to measure"):
         gate.run(run.bundle, run.bundle, nothing, **sampled)
