@@ -106,6 +106,20 @@ def test_force_never_deletes_what_we_did_not_make(tmp_path):
     assert (tmp_path / "thesis" / "thesis.txt").is_file()
 
 
+def test_folders_that_were_made_on_the_way_go_with_a_run_that_fails(tmp_path):
+    """And stay where somebody else has put something into them meanwhile."""
+    (tmp_path / "there").mkdir()
+    for mark in (None, tmp_path / "there" / "new" / "theirs.txt"):
+        output = tmp_path / "there" / "new" / "deep" / "out"
+        with pytest.raises(OSError, match="no luck"), workplace.open_workplace(output) as work:
+            assert work.parent == output.parent
+            if mark is not None:
+                mark.write_text("x")
+            raise OSError("no luck")
+        left = [] if mark is None else [mark.parent, mark]
+        assert sorted((tmp_path / "there").rglob("*")) == left
+
+
 def test_missing_extra_and_linked_files_are_found(copied):
     (copied / "extra.txt").write_text("x")
     with pytest.raises(DigestError, match=r"extra\.txt is not in the manifest"):
