@@ -5,11 +5,14 @@ pytest benchmarks --benchmark-enable --benchmark-only
 
 from __future__ import annotations
 
+from dataclasses import replace
+from statistics import median
+
 import numpy as np
 import pytest
 import torch
 
-from capdeploy import score
+from capdeploy import heap, score
 from capdeploy.bench.clock import WallClock
 from capdeploy.bench.measure import one
 from capdeploy.export import graph, skeleton
@@ -31,22 +34,55 @@ CHEAP = [name for name in STRATEGIES.names() if name not in {"shapley", "contras
 """The others cost minutes by design; ``shapley`` says how many before it starts."""
 
 
+IMAGES, MOST = 1000, 1.5
+"""What scoring may cost at most, in passes of the bare network over as many images."""
+
+
 def judged(planned, count):
-    images = planned.samples.train.take(count, seed=0)
+    train = planned.samples.train
+    rows, labels = (np.resize(each, count) for each in (train.rows, train.labels))
+    images = replace(train, rows=rows, labels=labels)
     return score.Judged(planned.narrow, groups.find(planned.narrow), images, None, 128, 0)
 
 
 @pytest.mark.parametrize("strategy", CHEAP)
 def test_score(benchmark, planned, strategy):
-    """All training images of four digits, at most 1,000; compare with the bare passes below."""
-    what = judged(planned, 1000)
+    """1,000 images; compare with the bare passes below."""
+    what = judged(planned, IMAGES)
     result = benchmark.pedantic(score.run, (strategy, what), rounds=2, warmup_rounds=1)
     assert len(result.layers) == 20
 
 
+@pytest.mark.parametrize(
+    ("strategy", "passes"),
+    [("ocap", "forward"), ("apoz", "forward"), ("taylor", "forward and backward"),
+     ("sensitivity", "forward and backward"), ("hwai", "forward and backward"),
+     ("lrp", "forward and backward")],
+)  # fmt: skip
+def test_scoring_costs_little_more_than_the_bare_passes(
+    benchmark, planned, strategy, passes, capsys
+):
+    """In turns with them, so that a machine that changes its pace changes both."""
+    what, bare, clock = judged(planned, IMAGES), [], WallClock()
+
+    def first():
+        began = clock.now_ns()
+        through(what, passes)
+        bare.append(1e-9 * (clock.now_ns() - began))
+
+    with heap.kept():  # as `compress` does
+        benchmark.pedantic(score.run, (strategy, what), setup=first, rounds=5, warmup_rounds=1)
+    took = benchmark.stats.stats.data
+    times = sorted(mine / theirs for mine, theirs in zip(took, bare[-len(took) :], strict=True))
+    with capsys.disabled():
+        spread = f"{times[0]:.2f} to {times[-1]:.2f}, {len(times)} pairs, {IMAGES} images"
+        print(f"\n{strategy}: {median(times):.2f} times {passes} ({spread})")
+    assert median(times) <= MOST
+
+
 def test_repair(benchmark, planned):
     """The same images; what limits on MACs, parameters and size go by."""
-    what = judged(planned, 1000)
+    what = judged(planned, IMAGES)
     leaving = {group.name: range(group.width) for group in what.groups}
     found = benchmark.pedantic(repair.curves, (what, leaving), rounds=2, warmup_rounds=1)
     assert len(found) == 12
@@ -55,19 +91,19 @@ def test_repair(benchmark, planned):
 @pytest.mark.parametrize("passes", ["forward", "forward and backward"])
 def test_bare_passes(benchmark, planned, passes):
     """What scoring costs at the least: the same images through the bare network."""
-    what = judged(planned, 1000)
-    network = planned.narrow.module
+    benchmark.pedantic(through, (judged(planned, IMAGES), passes), rounds=2, warmup_rounds=1)
 
-    def run():
-        with requiring_grad(network, False):
-            for batch, _ in what.images.batches(128):
-                if passes == "forward":
-                    with torch.no_grad():
-                        network(batch)
-                else:
-                    network(batch.requires_grad_(True)).sum().backward()
 
-    benchmark.pedantic(run, rounds=2, warmup_rounds=1)
+def through(what, passes):
+    """Show all images to the bare network."""
+    network = what.model.module
+    with requiring_grad(network, False):
+        for batch, _ in what.images.batches(128):
+            if passes == "forward":
+                with torch.no_grad():
+                    network(batch)
+            else:
+                network(batch.requires_grad_(True)).sum().backward()
 
 
 def test_find_groups(benchmark, planned):

@@ -124,7 +124,7 @@ def export(
     expected = answers(model, inputs)
     atol = max(settings.atol, ROUNDING_MARGIN * rounding(model, inputs, expected))
     path, draft = folder / bundle.GRAPH, folder / "simplified.onnx"
-    facts = _facts(model, plan)
+    facts = facts_of(model, plan.strategy, str(plan.budget))
     flushed = graph.export(model, path, facts)
     proofs = [parity.check(path, inputs, expected, stage="exported", atol=atol)]
     result = simplify(path, draft, seconds=settings.simplify_seconds)
@@ -158,7 +158,8 @@ def export(
     return Exported(artifact, flushed)
 
 
-def _facts(model: Model, plan: PruningPlan) -> dict[str, str]:
+def facts_of(model: Model, strategy: str, budget: str) -> dict[str, str]:
+    """Say what a graph's ``metadata_props`` tell of it, in words."""
     classes = require_classes(model)
     return {
         "capdeploy.version": __version__,
@@ -169,8 +170,8 @@ def _facts(model: Model, plan: PruningPlan) -> dict[str, str]:
         "capdeploy.head_cut": json.dumps(model.head_cut),
         "capdeploy.reject_output": json.dumps(model.reject_output),
         "capdeploy.preprocessing": model.preprocessing.model_dump_json(),
-        "capdeploy.strategy": plan.strategy,
-        "capdeploy.budget": str(plan.budget),
+        "capdeploy.strategy": strategy,
+        "capdeploy.budget": budget,
     }
 
 

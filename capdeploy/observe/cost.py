@@ -25,8 +25,10 @@ def geometry(network: nn.Module, seen: Trace) -> NetworkGeometry:
         Convolutions, linear layers and batch normalisations one by one; the parameters of all
         other layers, and of layers that did not run, as one number.
     """
+    makers = {norm: network.get_submodule(maker) for maker, norm in seen.norm_of.items()}
     layers = tuple(
-        _layer(name, network.get_submodule(name), seen) for name in (*seen.filters, *seen.norms)
+        _layer(name, network.get_submodule(name), seen, makers.get(name))
+        for name in (*seen.filters, *seen.norms)
     )
     total = sum(parameter.numel() for parameter in network.parameters())
     known = NetworkGeometry(layers=layers, other_parameters=0).cost().parameters
@@ -34,7 +36,8 @@ def geometry(network: nn.Module, seen: Trace) -> NetworkGeometry:
     return NetworkGeometry(layers=layers, other_parameters=max(0, total - known))
 
 
-def _layer(name: str, layer: nn.Module, seen: Trace) -> LayerGeometry:
+def _layer(name: str, layer: nn.Module, seen: Trace, maker: nn.Module | None) -> LayerGeometry:
+    bias = 0 if getattr(layer, "bias", None) is None else 1
     if isinstance(layer, nn.Conv2d):
         return LayerGeometry(
             layer=name,
@@ -44,7 +47,8 @@ def _layer(name: str, layer: nn.Module, seen: Trace) -> LayerGeometry:
             groups=layer.groups,
             kernel=layer.kernel_size[0] * layer.kernel_size[1],
             positions=seen.positions[name],
-            per_channel=0 if layer.bias is None else 1,
+            per_channel=bias,
+            stored=bias,
         )
     if isinstance(layer, nn.Linear):
         return LayerGeometry(
@@ -53,7 +57,8 @@ def _layer(name: str, layer: nn.Module, seen: Trace) -> LayerGeometry:
             out_channels=layer.out_features,
             in_channels=layer.in_features,
             positions=seen.positions[name],
-            per_channel=0 if layer.bias is None else 1,
+            per_channel=bias,
+            stored=bias,
         )
     if isinstance(layer, NORMS):
         return LayerGeometry(
@@ -62,5 +67,17 @@ def _layer(name: str, layer: nn.Module, seen: Trace) -> LayerGeometry:
             out_channels=layer.num_features,
             in_channels=layer.num_features,
             per_channel=2 if layer.affine else 0,
+            stored=_left_of_norm(maker),
         )
     raise TypeError(type(layer).__name__)
+
+
+def _left_of_norm(maker: nn.Module | None) -> int:
+    """Count the values per channel of a norm in an exported graph.
+
+    Behind a layer that it is folded into, it is that layer's bias; elsewhere it has scale, shift,
+    mean and variance.
+    """
+    if maker is None:
+        return 4
+    return 1 if getattr(maker, "bias", None) is None else 0

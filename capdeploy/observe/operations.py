@@ -14,15 +14,16 @@ Sources: Bach et al., PLoS ONE 10(7), 2015 (epsilon); Arras et al., WASSA 2017 (
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from capdeploy.observe.rules import Rules, Shares, Tensors, back, steady
+from capdeploy.observe.rules import NOTHING, Rules, Shares, Tensors, back, ratio, steady
 
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _SUBTRACT = {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
@@ -97,18 +98,26 @@ def _sum(inputs: Tensors, relevance: torch.Tensor, *, signed: bool) -> Tensors:
     That is the convolutions' rule, and epsilon's where signs agree. Where they do not, epsilon
     hands out two shares that are larger than the whole, of opposite sign; see decision 0009.
     """
-    whole = torch.stack([value.expand_as(relevance) for value in inputs])
+    parts = [value.expand_as(relevance) for value in inputs]
+    total = functools.reduce(torch.add, parts)
     if not signed:
-        shares = whole / steady(whole.sum(dim=0))
+        shares = _in_proportion(parts, relevance / steady(total))
     else:
-        sign = torch.where(whole.sum(dim=0) < 0, -1.0, 1.0)
-        parts = (whole * sign).clamp_(min=0)
-        total = parts.sum(dim=0)
-        shares = torch.where(total > 0, parts / total.clamp(min=1e-30), 1.0 / len(inputs))
+        sign = torch.copysign(total.new_ones(()), total)
+        parts = [(part * sign).clamp_(min=0) for part in parts]
+        total = functools.reduce(torch.add, parts)
+        shares = _in_proportion(parts, ratio(relevance, total))
+        # Where nothing is added to nothing, all get the same.
+        rest = relevance.masked_fill(total > NOTHING, 0.0) / len(parts)
+        if bool(rest.any()):
+            shares = [share + rest for share in shares]
     return tuple(
-        (relevance * share).sum_to_size(value.shape)
-        for value, share in zip(inputs, shares, strict=True)
+        share.sum_to_size(value.shape) for share, value in zip(shares, inputs, strict=True)
     )
+
+
+def _in_proportion(parts: Sequence[torch.Tensor], each: torch.Tensor) -> list[torch.Tensor]:
+    return [part * each for part in parts]
 
 
 def _to_the_signal(inputs: Tensors, relevance: torch.Tensor) -> Shares:

@@ -23,9 +23,12 @@ from torch.nn import functional as F
 from capdeploy.errors import ArchitectureError
 from capdeploy.observe import operations, rules
 from capdeploy.observe.fold import fold
-from capdeploy.observe.rules import Halves, Rules
+from capdeploy.observe.rules import Halves, Rectified, Rules
 from capdeploy.observe.trace import Trace
 from capdeploy.observe.walk import call
+
+_RECTIFIERS = {nn.ReLU, nn.ReLU6, F.relu, F.relu6, torch.relu, "relu"}
+_POOLS = {nn.MaxPool2d}
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Explainer:
         self._modules = dict(self._graph.named_modules())
         self._rules = rules
         self._watched = frozenset(seen.filters)
+        self._winners: dict[fx.Node, tuple[torch.Tensor, torch.Tensor]] = {}
         self._halves = {
             name: Halves(layer)
             for name, layer in self._modules.items() if isinstance(layer, nn.Conv2d)
@@ -179,8 +183,14 @@ class Explainer:
                     relevance,
                     self._rules,
                     boxed=boxed,
+                    rectified=Rectified(
+                        self._rectifies(sources[0]), all(map(self._rectifies, node.users))
+                    ),
                 ),
             )
+        elif node in self._winners:
+            leaf, result = self._winners.pop(node)
+            shares = torch.autograd.grad(result, leaf, relevance)
         else:
             again = self._again(node, values, sources)
             shares = operations.operation(kind, again, inputs, relevance, self._rules)
@@ -212,15 +222,37 @@ class Explainer:
     def _forward(self, images: torch.Tensor) -> dict[fx.Node, Any]:
         """Run the network and keep every operation's result."""
         values: dict[fx.Node, Any] = {}
+        self._winners = {}
         with torch.no_grad():
             for node in self._graph.graph.nodes:
                 if node.op == "placeholder":
                     values[node] = images
                 elif node.op == "get_attr":
                     values[node] = operator.attrgetter(str(node.target))(self._graph)
+                elif self._kind(node) in _POOLS and len(node.all_input_nodes) == 1:
+                    values[node] = self._pooled(node, values)
                 elif node.op != "output":
                     values[node] = call(self._graph, node, values)
         return values
+
+    def _pooled(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> torch.Tensor:
+        """Pool, and keep who won: looking for the winners is what costs, and is not done twice."""
+        (source,) = node.all_input_nodes
+        with torch.enable_grad():
+            leaf = values[source].detach().requires_grad_(True)
+            result = call(self._graph, node, dict(values) | {source: leaf})
+        self._winners[node] = (leaf, result)
+        pooled: torch.Tensor = result.detach()
+        return pooled
+
+    def _kind(self, node: fx.Node) -> Any:
+        """Return the class of a module, or the function or method that is called."""
+        if node.op == "call_module":
+            return type(self._modules[str(node.target)])
+        return node.target
+
+    def _rectifies(self, node: fx.Node) -> bool:
+        return self._kind(node) in _RECTIFIERS
 
 
 class _Flow:

@@ -19,6 +19,8 @@ import torch
 from torch import nn
 
 EPSILON = 1e-6
+NOTHING = 1e-30
+"""What a sum of contributions is not told from zero below; its reciprocal is a float32 yet."""
 Tensors = tuple[torch.Tensor, ...]
 Shares = tuple[torch.Tensor | None, ...]
 
@@ -60,6 +62,13 @@ class Halves:
         self.positive, self.negative = weight.clamp(min=0), weight.clamp(max=0)
 
 
+class Rectified(NamedTuple):
+    """What need not be looked at: inputs behind a ReLU, and responses that only ReLUs read."""
+
+    inputs: bool = False
+    response: bool = False
+
+
 class _Passage(NamedTuple):
     """A convolution, what it read and answered, and the relevance of its answer."""
 
@@ -68,6 +77,7 @@ class _Passage(NamedTuple):
     response: torch.Tensor
     relevance: torch.Tensor
     rules: Rules
+    rectified: Rectified
 
 
 def steady(values: torch.Tensor) -> torch.Tensor:
@@ -76,9 +86,9 @@ def steady(values: torch.Tensor) -> torch.Tensor:
     return values + (EPSILON * size + 1e-30) * torch.where(values < 0, -1.0, 1.0)
 
 
-def _ratio(relevance: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def ratio(relevance: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Relevance per unit of value; nothing where there is no value."""
-    return torch.where(values > 0, relevance / values.clamp(min=1e-30), 0.0)
+    return torch.where(values > NOTHING, relevance / values, 0.0)
 
 
 def back(function: Callable[..., Any], inputs: Tensors, gradient: Any) -> Tensors:
@@ -104,7 +114,7 @@ def _convolve(layer: nn.Conv2d, weight: torch.Tensor) -> Callable[[torch.Tensor]
 
 
 def _box(given: _Passage) -> torch.Tensor:
-    halves, inputs, _, relevance, rules = given
+    halves, inputs, _, relevance, rules, _ = given
     layer = halves.layer
     low, high = (
         inputs.new_tensor(bound)[None, :, None, None].expand_as(inputs)
@@ -118,33 +128,34 @@ def _box(given: _Passage) -> torch.Tensor:
         )
 
     parts = (inputs, low, high)
-    slopes = back(contributions, parts, lambda total: _ratio(relevance, total))
+    slopes = back(contributions, parts, lambda total: ratio(relevance, total))
     return sum((part * slope for part, slope in zip(parts, slopes, strict=True)), torch.zeros(()))
 
 
 def _alpha1beta0(given: _Passage) -> torch.Tensor:
-    halves, inputs, response, relevance, _ = given
+    relevance = given.relevance
+    if given.rectified.response:
+        return _of_one_sign(given, relevance, positive=True)
     # Behind a ReLU a negative response has no relevance. Without one (linear bottlenecks) it has,
     # and then it is the negative contributions that made it.
-    rest = torch.where(response < 0, relevance, 0.0)
+    rest = torch.where(given.response < 0, relevance, 0.0)
     if not bool(rest.any()):
-        return _of_one_sign(halves, inputs, relevance, positive=True)
-    shared = _of_one_sign(halves, inputs, relevance - rest, positive=True)
-    return shared + _of_one_sign(halves, inputs, rest, positive=False)
+        return _of_one_sign(given, relevance, positive=True)
+    shared = _of_one_sign(given, relevance - rest, positive=True)
+    return shared + _of_one_sign(given, rest, positive=False)
 
 
-def _of_one_sign(
-    halves: Halves, inputs: torch.Tensor, relevance: torch.Tensor, *, positive: bool
-) -> torch.Tensor:
+def _of_one_sign(given: _Passage, relevance: torch.Tensor, *, positive: bool) -> torch.Tensor:
     """Share relevance among the contributions of one sign."""
+    halves, inputs = given.halves, given.inputs
     same, other = halves.positive, halves.negative
     on_positive = _convolve(halves.layer, same if positive else other)
 
     def share(total: torch.Tensor) -> torch.Tensor:
-        return _ratio(relevance, total) if positive else -_ratio(relevance, -total)
+        return ratio(relevance, total) if positive else -ratio(relevance, -total)
 
     # Behind a ReLU nothing is negative, and half the work can be left out.
-    if bool((inputs >= 0).all()):
+    if given.rectified.inputs or bool((inputs >= 0).all()):
         (slope,) = back(on_positive, (inputs,), share)
         return inputs * slope
     on_negative = _convolve(halves.layer, other if positive else same)
@@ -158,7 +169,7 @@ def _of_one_sign(
 
 
 def _gamma(given: _Passage) -> torch.Tensor:
-    halves, inputs, _, relevance, rules = given
+    halves, inputs, _, relevance, rules, _ = given
     weight = halves.layer.weight + rules.gamma * halves.positive
     call = _convolve(halves.layer, weight)
     slope = back(call, (inputs,), lambda total: relevance / steady(total))
@@ -166,7 +177,7 @@ def _gamma(given: _Passage) -> torch.Tensor:
 
 
 def _epsilon(given: _Passage) -> torch.Tensor:
-    halves, inputs, _, relevance, _ = given
+    halves, inputs, _, relevance, *_ = given
     slope = back(halves.layer, (inputs,), lambda total: relevance / steady(total))
     return inputs * slope[0]
 
@@ -182,6 +193,7 @@ def convolution(
     rules: Rules,
     *,
     boxed: bool,
+    rectified: Rectified,
 ) -> torch.Tensor:
     """Hand the relevance of a convolution's outputs to its inputs.
 
@@ -199,6 +211,8 @@ def convolution(
         Which rule.
     boxed : bool
         Whether the inputs are pixels within the rules' bounds.
+    rectified : Rectified
+        What is known of signs.
 
     Returns
     -------
@@ -206,4 +220,4 @@ def convolution(
         (N, C, H, W).
     """
     rule = _box if boxed else _CONVOLUTIONS[rules.convolution]
-    return rule(_Passage(halves, inputs, response, relevance, rules))
+    return rule(_Passage(halves, inputs, response, relevance, rules, rectified))

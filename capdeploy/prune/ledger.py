@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from capdeploy.values.cost import Cost, LayerGeometry, NetworkGeometry
+from capdeploy.values.cost import LayerGeometry, NetworkGeometry
 from capdeploy.values.group import Block, Group
 from capdeploy.values.latency import LatencyTable
 
-NODE_BYTES = 600
-"""What an ONNX graph spends on a layer besides its weights: name, attributes, shapes."""
+NODE_BYTES = 480.0
+"""What an ONNX graph spends on a layer besides its weights (names, attributes, shapes), roughly."""
 
+FLOAT_BYTES = 4.0
 WEIGHTY = frozenset({"size", "rss"})
-
-
-def size_of(cost: Cost, layers: int) -> float:
-    """Estimate the bytes of an ONNX file in single precision."""
-    return 4.0 * cost.parameters + NODE_BYTES * layers
 
 
 @dataclass(frozen=True)
@@ -32,39 +28,46 @@ class Meter:
         ``channels`` (of the groups).
     table : LatencyTable | None
         The layers' times; only ``latency`` needs them.
+    node_bytes : float
+        What a file has besides its weights, for each layer that makes filters.
     """
 
     quantity: str
     table: LatencyTable | None = None
+    node_bytes: float = NODE_BYTES
 
     @property
     def grain(self) -> int:
         """Channels that a group may lose before anything is saved; counts fall with each."""
         return self.table.grain if self.table is not None else 1
 
-    def whole(self, geometry: NetworkGeometry) -> float:
-        """Count for a whole network; nothing for ``channels``, which are the groups' own."""
-        if self.quantity == "latency":
-            return sum(
-                self.layer(each, each.out_channels, each.in_channels) for each in geometry.layers
-            )
-        if self.quantity in WEIGHTY:
-            return size_of(geometry.cost(), len(geometry.layers))
-        return float(getattr(geometry.cost(), self.quantity, 0))
+    def whole(
+        self, geometry: NetworkGeometry, widths: Mapping[str, tuple[int, int]] | None = None
+    ) -> float:
+        """Count for a network, some layers at other widths; nothing for ``channels`` of groups."""
+        if self.quantity == "channels":
+            return 0.0
+        widths = widths or {}
+        return self.besides(geometry.other_parameters) + sum(
+            self.layer(each, *widths.get(each.layer, (each.out_channels, each.in_channels)))
+            for each in geometry.layers
+        )
 
     def layer(self, layer: LayerGeometry, out: float, into: float) -> float:
         """Count for one layer at some widths."""
         if self.quantity == "latency":
             return 0.0 if self.table is None else self.table.of(layer.layer, out, into)
-        cost = layer.cost(round(out), round(out if layer.kind == "depthwise" else into))
-        if self.quantity == "macs":
-            return float(cost.macs)
-        return float(cost.parameters) * (4.0 if self.quantity in WEIGHTY else 1.0)
-
-    def besides(self, parameters: int, layers: int) -> float:
-        """Count what layers have besides themselves: loose parameters, and nodes in a file."""
+        made, read = round(out), round(out if layer.kind == "depthwise" else into)
         if self.quantity in WEIGHTY:
-            return size_of(Cost(parameters=parameters, macs=0, filters=0), layers)
+            nodes = 0.0 if layer.kind == "norm" else self.node_bytes
+            return FLOAT_BYTES * layer.values_in_file(made, read) + nodes
+        cost = layer.cost(made, read)
+        return float(cost.macs if self.quantity == "macs" else cost.parameters)
+
+    def besides(self, parameters: int) -> float:
+        """Count parameters that no layer of a geometry has."""
+        if self.quantity in WEIGHTY:
+            return FLOAT_BYTES * parameters
         return float(parameters) if self.quantity == "parameters" else 0.0
 
 
@@ -168,7 +171,7 @@ class Ledger:
         if self._meter.quantity == "channels":
             return float(sum(self._unit[name] * self.keep[name] for name in site.inner))
         layers = [name for name in site.block.layers if name in self._layers]
-        others = self._meter.besides(site.block.other_parameters, len(layers))
+        others = self._meter.besides(site.block.other_parameters)
         return others + sum(
             self._meter.layer(self._layers[name], *self._widths[name]) for name in layers
         )

@@ -10,7 +10,6 @@ from capdeploy.catalog import nearest
 from capdeploy.errors import ConfigError, PlanError
 from capdeploy.prune import translate, widths
 from capdeploy.prune.ground import Ground
-from capdeploy.prune.ledger import size_of
 from capdeploy.prune.votes import group_scores, is_scored, ranked
 from capdeploy.values.budget import Budget, Limit
 from capdeploy.values.group import Group
@@ -196,12 +195,9 @@ def _most(ground: Ground, limit: Limit) -> float:
 
 def _left(plan: PruningPlan, ground: Ground, limit: Limit) -> float:
     """Count what a plan leaves of what is limited."""
-    layers = len(ground.geometry.without(plan.removed).layers)
-    counts = {
-        "macs": plan.after.macs, "parameters": plan.after.parameters,
-        "size": size_of(plan.after, layers),
-    }  # fmt: skip
-    return float(counts[limit.quantity])
+    remaining = ground.geometry.without(plan.removed)
+    left = translate.widths(plan.layers, remaining)
+    return ground.meter(limit.quantity).whole(remaining, left)
 
 
 def _require_protected(ground: Ground, budget: Budget) -> None:

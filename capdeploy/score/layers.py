@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -23,6 +24,13 @@ AT_ONCE = 256
 """Images of a pass with filters removed; more, at 224 pixels, would take gigabytes."""
 
 
+class _Shown(NamedTuple):
+    """The present batch: its images' classes, (N,), and how many there are of each, (K,)."""
+
+    labels: torch.Tensor
+    counts: torch.Tensor
+
+
 @dataclass
 class _Running:
     """Sums by class and maximum of one layer's statistic; size independent of the images."""
@@ -35,12 +43,12 @@ class _Running:
     def __post_init__(self) -> None:
         self.counts = torch.zeros(self.classes, dtype=torch.float64)
 
-    def add(self, statistic: torch.Tensor, labels: torch.Tensor) -> None:
-        values, labels = statistic.detach().cpu().double(), labels.cpu()
+    def add(self, statistic: torch.Tensor, shown: _Shown) -> None:
+        values = statistic.detach().cpu().double()
         if self.sums is None:
             self.sums = torch.zeros(self.classes, *values.shape[1:], dtype=torch.float64)
-        self.sums.index_add_(0, labels, values)  # in place: by position it may be gigabytes
-        self.counts += torch.bincount(labels, minlength=self.classes)
+        self.sums.index_add_(0, shown.labels, values)  # in place: by position it may be gigabytes
+        self.counts += shown.counts
         largest = values.amax(dim=0)
         self.maximum = largest if self.maximum is None else torch.maximum(self.maximum, largest)
 
@@ -101,9 +109,9 @@ class _Scorer:
         # By layer, and by the statistic's shape: a layer may run at several resolutions.
         self._running: dict[str, dict[torch.Size, _Running]] = {}
         self._generators: dict[str, torch.Generator] = {}
-        self._labels = torch.zeros(1, dtype=torch.int64)
         model = judged.model
         self._classes = model.trace.outputs if model.classes is None else len(model.classes)
+        self._show(torch.zeros(1, dtype=torch.int64))  # weights are told as one image's
         # A whole head has a thousand outputs, of which a few have images.
         self._class_of = torch.zeros(model.trace.outputs, dtype=torch.int64)
         self._class_of[model.targets(torch.arange(self._classes))] = torch.arange(self._classes)
@@ -111,8 +119,11 @@ class _Scorer:
     def batches(self, size: int | None = None, images: Images | None = None) -> signals.Batches:
         """Yield images and targets; what is told until the next batch belongs to this one."""
         for batch, targets in self.judged.batches(images, size):
-            self._labels = self._class_of[targets.cpu()]
+            self._show(self._class_of[targets.cpu()])
             yield batch, targets
+
+    def _show(self, labels: torch.Tensor) -> None:
+        self._shown = _Shown(labels, torch.bincount(labels, minlength=self._classes))
 
     def tell(self, layer: str, values: torch.Tensor) -> None:
         """Add what was seen of one layer for the present batch."""
@@ -127,7 +138,7 @@ class _Scorer:
         seen = Seen(values=values, generator=self._generators[layer], options=self.options)
         statistic = self._per_image(seen)
         running = self._running[layer].setdefault(statistic.shape[1:], _Running(self._classes))
-        running.add(statistic, self._labels)
+        running.add(statistic, self._shown)
 
     def scores(self) -> dict[str, torch.Tensor]:
         """Turn what was heard into scores."""

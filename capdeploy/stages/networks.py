@@ -74,7 +74,26 @@ def make_all(
     baseline, *others = planned.plans
     first = one(baseline)
     made, beyond = within_reach(others, one, say, enough=not recipe.budgets()[0].cuts)
-    return [first, *made], (*planned.out_of_reach, *beyond)
+    return [first, *made], (*planned.out_of_reach, *beyond, *_too_large(first, made, say))
+
+
+def _too_large(first: Made, made: Sequence[Made], say: Say) -> tuple[str, ...]:
+    """Say which graphs are larger than was asked for; planning knows sizes to some bytes."""
+    found = []
+    for each in made:
+        for limit in each.plan.budget.limits:
+            if limit.quantity != "size" or each.exported is None or first.exported is None:
+                continue
+            most = limit.most * (first.exported.artifact.size_bytes if limit.share else 1)
+            size = each.exported.artifact.size_bytes
+            if size > most:
+                found.append(
+                    f"{each.name}: its graph has {size:,} bytes, and at most {most:,.0f} were "
+                    "asked for; ask for a little less"
+                )
+    for line in found:
+        say.note(line)
+    return tuple(found)
 
 
 def _make(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from capdeploy import __version__, gpu, heap, workplace
 from capdeploy import score as room
 from capdeploy.errors import StepFailedError
+from capdeploy.export import overhead, pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import blocks, groups, sensitivity, votes
@@ -19,7 +21,6 @@ from capdeploy.stages.place import place_of
 from capdeploy.strategies import STRATEGIES, Watch
 from capdeploy.values.cost import Cost
 from capdeploy.values.group import Group
-from capdeploy.values.latency import LatencyTable
 from capdeploy.values.plan import LayerCut
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.scores import FilterScores
@@ -34,7 +35,7 @@ def ground(
     *,
     head: LayerCut | None,
     full: Cost,
-    times: LatencyTable | None = None,
+    earlier: Ground | None = None,
 ) -> Ground:
     """Score a network and find its groups: all that plans are drawn on.
 
@@ -52,8 +53,9 @@ def ground(
         The head's own cut.
     full : Cost
         Of the network before the head was cut.
-    times : LatencyTable | None
-        The layers' times, if they are known; they hold for a network that steps have left, too.
+    earlier : Ground | None
+        Of an earlier step. The layers' times and what their nodes take in a file hold for the
+        network that steps have left, too.
 
     Returns
     -------
@@ -69,12 +71,23 @@ def ground(
     elif not scores.cumulative and any(budget.by_repair for budget in recipe.budgets()):
         say.step("weigh groups by what the layers behind can make up for")
         curves = repair_of(recipe, model, images, coupled, scores)
-    if times is None and any(budget.of_latency for budget in recipe.budgets()):
-        times = latency.table(
-            model, coupled, place_of(recipe), align=recipe.align, cache=workplace.cache(), say=say
-        )
-    found = blocks.find(model) if recipe.depth == "prune" else ()
-    return Ground(scores, coupled, model.geometry, head, full, curves, latency=times, blocks=found)
+    found = Ground(
+        scores, coupled, model.geometry, head, full, curves,
+        blocks=blocks.find(model) if recipe.depth == "prune" else (),
+    )  # fmt: skip
+    if earlier is not None:
+        return replace(found, latency=earlier.latency, node_bytes=earlier.node_bytes)
+    if any(budget.of_latency for budget in recipe.budgets()):
+        place, cache = place_of(recipe), workplace.cache()
+        times = latency.table(model, coupled, place, align=recipe.align, cache=cache, say=say)
+        found = replace(found, latency=times)
+    if any(limit.quantity == "size" for budget in recipe.budgets() for limit in budget.limits):
+        say.step("measure what a graph has besides its weights")
+        longest = max((str(budget) for budget in recipe.budgets()), key=len)
+        facts = pack.facts_of(model, recipe.strategy, longest)
+        besides = overhead.node_bytes(model, facts, seconds=recipe.simplify_seconds)
+        found = replace(found, node_bytes=besides)
+    return found
 
 
 def judged(

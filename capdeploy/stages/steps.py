@@ -66,8 +66,9 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
         last, trained = step == steps, recipe.epochs > 0
         say.step(f"step {step} of {steps} of {name}")
         if step > 1:
-            times = ground.latency
-            ground = scoring.ground(recipe, model, images, say, head=None, full=full, times=times)
+            ground = scoring.ground(
+                recipe, model, images, say, head=None, full=full, earlier=ground
+            )
         ground = _counted(ground, plan)
         if last and budget.measured:
             cache, place = workplace.cache(), to_measure(recipe, budget, say)

@@ -55,9 +55,8 @@ def _rank_percentile(values: torch.Tensor, slope: float) -> torch.Tensor:
         below = np.maximum.accumulate(np.where(np.hstack([edge, differs]), place, 0), axis=1)
         last = np.where(np.hstack([differs, edge]), place + 1, filters)
         twice = below + np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
-    percentile = np.empty(keys.shape)
-    percentile[np.arange(images)[:, None], order] = twice / (2 * filters)
-    return torch.from_numpy(percentile)
+    ranked = torch.from_numpy(twice / (2 * filters))
+    return torch.empty_like(ranked).scatter_(1, torch.from_numpy(order), ranked)
 
 
 def _per_filter(summary: Summary) -> torch.Tensor:

@@ -30,6 +30,9 @@ class LayerGeometry(Noun):
     kernel: int = Field(default=1, gt=0, description="elements of one kernel, kh*kw")
     positions: int = Field(default=0, ge=0, description="output positions of all calls, one image")
     per_channel: int = Field(default=0, ge=0, description="bias or affine values per channel")
+    stored: int = Field(
+        default=0, ge=0, description="the same in an exported graph, where most norms are folded"
+    )
 
     def cost(self, out_channels: int, in_channels: int) -> Cost:
         """Cost the layer at given widths.
@@ -60,6 +63,24 @@ class LayerGeometry(Noun):
         read = in_channels if self.groups == 1 else self.in_channels // self.groups
         pairs = out_channels * (1 if self.kind == "depthwise" else read) * self.kernel
         return Cost(parameters=pairs + own, macs=pairs * self.positions, filters=out_channels)
+
+    def values_in_file(self, out_channels: int, in_channels: int) -> int:
+        """Count the values that an exported graph stores of the layer at given widths.
+
+        Parameters
+        ----------
+        out_channels : int
+            Output channels that remain.
+        in_channels : int
+            Input channels that remain.
+
+        Returns
+        -------
+        int
+            Weights, and what stands in for bias and batch normalisation.
+        """
+        weights = self.cost(out_channels, in_channels).parameters
+        return weights + out_channels * (self.stored - self.per_channel)
 
 
 class NetworkGeometry(Noun):
@@ -99,4 +120,10 @@ class NetworkGeometry(Noun):
             parameters=self.other_parameters + sum(cost.parameters for cost in costs),
             macs=sum(cost.macs for cost in costs),
             filters=sum(cost.filters for cost in costs),
+        )
+
+    def values_in_file(self) -> int:
+        """Count the values that an exported graph stores of the whole network."""
+        return self.other_parameters + sum(
+            layer.values_in_file(layer.out_channels, layer.in_channels) for layer in self.layers
         )

@@ -44,6 +44,8 @@ class GroupCut(Noun):
     )
     macs: int = Field(default=0, ge=0, description="of the layers that make it, before")
     macs_left: int = Field(default=0, ge=0, description="of the same layers, after")
+    share: float = Field(default=0.0, ge=0, le=1, description="of the network's MACs, before")
+    share_left: float = Field(default=0.0, ge=0, le=1, description="of what then remains, after")
     whole_because: str | None = Field(default=None, description="why nothing could be removed")
     nominal_ratio: float | None = Field(
         default=None,
@@ -146,7 +148,7 @@ def _on_top(before: GroupCut, later: GroupCut) -> GroupCut:
     return later.model_copy(
         update={
             "width": before.width, "kept": kept, "whole_because": whole, "macs": before.macs,
-            "nominal_ratio": nominal,
+            "share": before.share, "nominal_ratio": nominal,
         }
     )  # fmt: skip
 

@@ -83,22 +83,8 @@ def absolute_gradients(network, layer, images):
     """Mean over images of the summed absolute gradient of the loss by each channel's response."""
     sums = None
     for image, label in images.batches(1):
-        caught = []
-
-        def hook(module, inputs, output, caught=caught):
-            output = output.clone()
-            output.retain_grad()
-            caught.append(output)
-            return output.clone()
-
-        handle = network.get_submodule(layer).register_forward_hook(hook)
-        try:
-            F.cross_entropy(network(image), label).backward()
-        finally:
-            handle.remove()
-        found = caught[0].grad[0].flatten(1).abs().sum(dim=1)
+        found = responses(network, layer, image[0], label[0])[1].flatten(1).abs().sum(dim=1)
         sums = found if sums is None else sums + found
-    network.zero_grad()
     return (sums / len(images)).tolist()
 
 
@@ -159,3 +145,69 @@ def error_of_the_best_refit(inputs, left, weight, matter):
     solution = torch.linalg.lstsq(centred[:, left], wanted).solution
     gap = wanted - centred[:, left] @ solution
     return float(((gap @ matter) * gap).sum()) / len(inputs)
+
+
+def responses(network, layer, image, label):
+    """One image's responses of a layer, (C, H, W), and the gradient of its loss by them."""
+    caught = []
+
+    def hook(module, inputs, output):
+        output = output.clone()
+        output.retain_grad()
+        caught.append(output)
+        return output.clone()
+
+    handle = network.get_submodule(layer).register_forward_hook(hook)
+    try:
+        F.cross_entropy(network(image[None]), label[None]).backward()
+    finally:
+        handle.remove()
+        network.zero_grad()
+    return caught[0].detach()[0], caught[0].grad[0]
+
+
+def share_of_positive(network, layer, images):
+    """One minus the average percentage of zeros behind the ReLU, value by value."""
+    batch, labels = next(images.batches(len(images)))
+    positive, there = None, 0
+    for image, label in zip(batch, labels, strict=True):
+        maps, _ = responses(network, layer, image, label)
+        found = [sum(value > 0 for value in channel.flatten().tolist()) for channel in maps]
+        positive = found if positive is None else list(map(sum, zip(positive, found, strict=True)))
+        there += maps[0].numel()
+    return [count / there for count in positive]
+
+
+def classes_that_a_position_matters_to(network, layer, images):
+    """Sum over classes of how often it matters, at each filter's best position."""
+    batch, labels = next(images.batches(len(images)))
+    often, shown = {}, {}
+    for image, label in zip(batch, labels, strict=True):
+        maps, gradient = responses(network, layer, image, label)
+        name = int(label)
+        often[name] = often.get(name, 0) + ((maps * gradient) != 0).double()
+        shown[name] = shown.get(name, 0) + 1
+    summed = sum(count / shown[name] for name, count in often.items())
+    return [max(channel.flatten().tolist()) for channel in summed]
+
+
+def relevance_of_two_convolutions(network, image, target):
+    """Relevance at the outputs of two convolutions in front of a linear head, from dense matrices.
+
+    Without biases, a ReLU behind each. alpha1beta0 between the convolutions, the plain share of
+    what each input adds in the head (the rule epsilon, without its epsilon).
+    """
+    first, second, head = network.first, network.second, network.head
+    with torch.no_grad():
+        low = F.relu(first(image[None]))[0].double()
+        high = F.relu(second(low.float()[None]))[0].double()
+        units = torch.eye(low.numel()).reshape(-1, *low.shape)
+        adds = second(units).flatten(1).double() * low.flatten()[:, None]
+    given = high.flatten() * head.weight[target].detach().double()
+    at_high = given / given.sum()
+    at_low = torch.zeros(low.numel(), dtype=torch.float64)
+    for output, relevance in enumerate(at_high.tolist()):
+        helping = adds[:, output].clamp(min=0)
+        if relevance:
+            at_low += helping / helping.sum() * relevance
+    return at_low.reshape(low.shape), at_high.reshape(high.shape)

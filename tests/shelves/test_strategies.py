@@ -424,6 +424,51 @@ def test_sensitivity_is_the_absolute_gradient(chain, digits):
     assert fast.of("features.4") == pytest.approx(slow, rel=1e-3)
 
 
+class TwoConvolutions(nn.Module):
+    """Nothing absorbs relevance in it."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+        self.second = nn.Conv2d(4, 5, 3, stride=2, padding=1, bias=False)
+        self.head = nn.Linear(80, num_classes, bias=False)
+
+    def forward(self, images):
+        maps = torch.relu(self.second(torch.relu(self.first(images))))
+        return self.head(maps.flatten(1))
+
+
+def test_lrp_is_the_relevance_that_flows_through(digits):
+    torch.manual_seed(0)
+    narrow = head.cut(wrap(TwoConvolutions()), digits.classes)
+    few = digits.train.take(5, seed=0)
+    fast = scored("lrp", narrow, few, batch_size=2)
+    batch, labels = next(few.batches(5))
+    flows = [
+        scoring.relevance_of_two_convolutions(narrow.module, image, int(target))
+        for image, target in zip(batch, labels, strict=True)
+    ]
+    for layer, maps in zip(("first", "second"), zip(*flows, strict=True), strict=True):
+        slow = torch.stack(maps).abs().flatten(2).sum(dim=2).mean(dim=0)
+        assert fast.of(layer) == pytest.approx(slow.tolist(), rel=1e-3, abs=1e-5)
+
+
+def test_apoz_is_the_share_of_positive_values(chain, digits):
+    narrow = head.cut(chain, digits.classes)
+    few = digits.train.take(5, seed=0)
+    fast = scored("apoz", narrow, few, batch_size=2)
+    slow = scoring.share_of_positive(narrow.module, "features.4", few)
+    assert fast.of("features.4") == pytest.approx(slow)
+
+
+def test_hwai_sums_how_often_the_best_position_matters(chain, digits):
+    narrow = head.cut(chain, digits.classes)
+    few = digits.train.take(9, seed=0)
+    fast = scored("hwai", narrow, few, batch_size=4)
+    slow = scoring.classes_that_a_position_matters_to(narrow.module, "features.4", few)
+    assert fast.of("features.4") == pytest.approx(slow)
+
+
 def test_apoz_is_the_share_of_positive_positions():
     maps = torch.tensor([[[[1.0, -1.0]], [[2.0, 3.0]]], [[[-1.0, -1.0]], [[0.0, 1.0]]]])
     assert summarise(STRATEGIES.load("apoz"), maps).tolist() == [0.25, 0.75]

@@ -1,0 +1,51 @@
+"""What an ONNX file has besides its weights: names, attributes, shapes, and the facts about it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from capdeploy.errors import CapdeployError
+from capdeploy.export import graph
+from capdeploy.export.simplify import simplify
+from capdeploy.model import Model
+
+
+def node_bytes(model: Model, facts: Mapping[str, str], *, seconds: float) -> float:
+    """Measure it by an export, for each layer that makes filters.
+
+    Networks that differ in widths alone differ in their weights alone, so one export tells the
+    sizes of all of them, to some bytes a layer.
+
+    Parameters
+    ----------
+    model : Model
+        The network.
+    facts : Mapping[str, str]
+        That will stand in the file.
+    seconds : float
+        Time limit of onnxsim.
+
+    Returns
+    -------
+    float
+        Bytes; a little below zero if the graph stores equal weights once.
+
+    Raises
+    ------
+    StepFailedError
+        If the exporter fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path, simpler = Path(folder) / "graph.onnx", Path(folder) / "simplified.onnx"
+        graph.export(model, path, facts)
+        size = path.stat().st_size
+        if simplify(path, simpler, seconds=seconds).applied:
+            try:
+                graph.finish(simpler, facts)
+                size = simpler.stat().st_size
+            except CapdeployError:  # then the graph is shipped as it was exported
+                pass
+    weights = 4 * model.geometry.values_in_file()
+    return (size - weights) / len(model.trace.filters)
