@@ -45,10 +45,13 @@ def tapped(network: nn.Module, layers: Iterable[str], hook: Hook) -> Iterator[No
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and every layer back into its own mode afterwards."""
-    # Nothing is written to a network that evaluates already: walks ask for this thousands of times.
-    training = [layer for layer in network.modules() if layer.training]
+def evaluating(network: nn.Module, layers: Iterable[nn.Module] | None = None) -> Iterator[None]:
+    """Put a network into evaluation mode, and every layer back into its own mode afterwards.
+
+    Walks ask for this thousands of times, so a list of all its layers may be given: finding them
+    takes longer than looking at them. Nothing is written to a network that evaluates already.
+    """
+    training = [layer for layer in layers or network.modules() if layer.training]
     try:
         if training:
             network.eval()
@@ -59,9 +62,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def out_of_place(network: nn.Module) -> Iterator[None]:
-    """Let activations write to new memory, so that values that are kept stay what they were."""
-    changed = [layer for layer in network.modules() if getattr(layer, "inplace", False) is True]
+def out_of_place(network: nn.Module, layers: Iterable[nn.Module] | None = None) -> Iterator[None]:
+    """Let activations write to new memory, so that values that are kept stay what they were.
+
+    A list of layers may be given, see `evaluating`; those that do not write in place are passed by.
+    """
+    changed = [
+        layer for layer in layers or network.modules() if getattr(layer, "inplace", False) is True
+    ]
     try:
         for layer in changed:
             layer.inplace = False  # type: ignore[assignment]

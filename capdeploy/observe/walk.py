@@ -81,6 +81,7 @@ class Walk:
 
     def __init__(self, network: nn.Module, batches: list[Batch], room: int = ROOM) -> None:
         self._network = network
+        self._layers = list(network.modules())
         self._batches = batches
         self._room = room
         self._stands = [_Stand() for _ in batches]
@@ -134,21 +135,21 @@ class Walk:
             What the batch meets there, and what the layer makes of it.
         """
         arrival, stand = self._arrive(layer, number)
-        with torch.no_grad(), evaluating(self._network):
+        with torch.no_grad(), evaluating(self._network, self._layers):
             if stand is None:
                 return arrival, self._network.get_submodule(layer)(arrival.read)
-            with out_of_place(self._network):
+            with out_of_place(self._network, self._layers):
                 answer = self._step(number, stand)
         self._settle(number, stand)
         return arrival, answer
 
     def _arrive(self, layer: str, number: int) -> tuple[Arrival, _Stand | None]:
-        with torch.no_grad(), evaluating(self._network):
+        with torch.no_grad(), evaluating(self._network, self._layers):
             if layer not in self._places:
                 return Arrival(self._run_up_to(layer, self._batches[number]()), None), None
             stand = self._stands[number].copy()
             place = self._places[layer]
-            with out_of_place(self._network):
+            with out_of_place(self._network, self._layers):
                 while stand.place < place:
                     self._step(number, stand)
                 self._settle(number, stand)
@@ -164,10 +165,10 @@ class Walk:
         """
         values: dict[fx.Node, Any] = {}
         versions: dict[fx.Node, int] = {}
-        with torch.no_grad(), evaluating(self._network):
+        with torch.no_grad(), evaluating(self._network, self._layers):
             images = self._batches[0]()
             expected = self._network(images.clone())
-            with out_of_place(self._network):
+            with out_of_place(self._network, self._layers):
                 for node in self._nodes:
                     if node.op == "output":
                         break

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, computed_field, model_validator
 
 from capdeploy.values.noun import Noun
 
@@ -67,11 +67,13 @@ class ClassAccuracy(Noun):
             raise ValueError(f"{self.name}: {self.correct} correct of {self.images} images")
         return self
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def top1(self) -> float:
         """Share of right answers, 0..1."""
         return self.correct / self.images
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson 95 % interval of `top1`."""
@@ -121,21 +123,25 @@ class Accuracy(Noun):
             ),
         )
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def correct(self) -> int:
         """Right answers over all classes."""
         return sum(entry.correct for entry in self.classes)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def images(self) -> int:
         """Images over all classes."""
         return sum(entry.images for entry in self.classes)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def top1(self) -> float:
         """Share of right answers over all images, 0..1."""
         return self.correct / self.images
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson 95 % interval of `top1`."""

@@ -7,7 +7,14 @@ import re
 import tomllib
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from capdeploy.errors import ConfigError, printable
@@ -33,6 +40,14 @@ class Noun(BaseModel):
     """A value that is checked at birth, never changes, and has a JSON form."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_computed(cls, data: Any) -> Any:
+        """Documents tell what follows from the rest, too; it is not read back."""
+        if isinstance(data, dict) and (told := cls.model_computed_fields.keys() & data.keys()):
+            return {key: value for key, value in data.items() if key not in told}
+        return data
 
     def to_json(self) -> str:
         """Write the noun as indented JSON; lists of plain numbers stay on one line."""

@@ -1,5 +1,7 @@
 """Every noun refuses nonsense, never changes, and survives a trip through JSON."""
 
+import json
+
 import pydantic
 import pytest
 from hypothesis import given
@@ -202,3 +204,17 @@ def test_the_nominal_ratio_is_that_of_a_single_cut(first, second, told):
     both = plan(8, first, 0.25).then(plan(first, second, 0.5))
     assert both.groups[0].kept == tuple(range(second))
     assert both.groups[0].nominal_ratio == told
+
+
+def test_accuracy_says_its_interval_and_reads_back_what_was_counted():
+    one, other = (ClassAccuracy(name=name, correct=45, images=50) for name in "ab")
+    accuracy = Accuracy(stage="head cut", classes=(one, other))
+    told = json.loads(accuracy.to_json())
+    assert (told["top1"], told["correct"], told["images"]) == (0.9, 90, 100)
+    assert told["interval"] == pytest.approx(wilson(90, 100))
+    assert told["classes"][0]["interval"] == pytest.approx(wilson(45, 50))
+    assert Accuracy.from_json(accuracy.to_json()) == accuracy
+    told["top1"] = 1.0  # what follows from the counts is not taken from elsewhere
+    assert Accuracy.from_json(json.dumps(told)).top1 == 0.9
+    with pytest.raises(ConfigError, match="top2"):
+        Accuracy.from_json(json.dumps(told | {"top2": 1.0}))
