@@ -59,7 +59,7 @@ class ClassAccuracy(Noun):
 
     name: str
     correct: int = Field(ge=0)
-    images: int = Field(gt=0)
+    images: int = Field(gt=0, le=2**53, description="more no float tells apart")
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
