@@ -12,8 +12,8 @@ from capdeploy.export.simplify import simplify
 from capdeploy.model import Model
 
 
-def node_bytes(model: Model, facts: Mapping[str, str], *, seconds: float) -> float:
-    """Measure it by an export, for each layer that makes filters.
+def bytes_besides(model: Model, facts: Mapping[str, str], *, seconds: float) -> int:
+    """Measure it by an export.
 
     Networks that differ in widths alone differ in their weights alone, so one export tells the
     sizes of all of them, to some bytes a layer.
@@ -29,15 +29,15 @@ def node_bytes(model: Model, facts: Mapping[str, str], *, seconds: float) -> flo
 
     Returns
     -------
-    float
-        Bytes; a little below zero if the graph stores equal weights once.
+    int
+        Bytes; below zero if the graph stores equal weights once, or leaves some of them out.
 
     Raises
     ------
     StepFailedError
         If the exporter fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="capdeploy-size-") as folder:
         path, simpler = Path(folder) / "graph.onnx", Path(folder) / "simplified.onnx"
         graph.export(model, path, facts)
         size = path.stat().st_size
@@ -47,5 +47,4 @@ def node_bytes(model: Model, facts: Mapping[str, str], *, seconds: float) -> flo
                 size = simpler.stat().st_size
             except CapdeployError:  # then the graph is shipped as it was exported
                 pass
-    weights = 4 * model.geometry.values_in_file()
-    return (size - weights) / len(model.trace.filters)
+    return size - 4 * model.geometry.values_in_file()

@@ -23,12 +23,11 @@ from torch.nn import functional as F
 from capdeploy.errors import ArchitectureError
 from capdeploy.observe import operations, rules
 from capdeploy.observe.fold import fold
-from capdeploy.observe.rules import Halves, Rectified, Rules
+from capdeploy.observe.rules import Halves, Rules
 from capdeploy.observe.trace import Trace
 from capdeploy.observe.walk import call
 
 _RECTIFIERS = {nn.ReLU, nn.ReLU6, F.relu, F.relu6, torch.relu, "relu"}
-_POOLS = {nn.MaxPool2d}
 
 
 @dataclass(frozen=True)
@@ -152,6 +151,7 @@ class Explainer:
                     layers[name] = _both(layers.get(name), relevance)
                 for source, share in self._hand_back(node, values, relevance, to_input=to_input):
                     flow.give(source, share)
+        self._winners = {}
         absorbed = 0.0 if at_input is None else 1.0 - float(at_input.sum()) / len(images)
         return Explanation(layers, at_input, absorbed)
 
@@ -183,9 +183,7 @@ class Explainer:
                     relevance,
                     self._rules,
                     boxed=boxed,
-                    rectified=Rectified(
-                        self._rectifies(sources[0]), all(map(self._rectifies, node.users))
-                    ),
+                    rectified=self._kind(sources[0]) in _RECTIFIERS,
                 ),
             )
         elif node in self._winners:
@@ -229,7 +227,7 @@ class Explainer:
                     values[node] = images
                 elif node.op == "get_attr":
                     values[node] = operator.attrgetter(str(node.target))(self._graph)
-                elif self._kind(node) in _POOLS and len(node.all_input_nodes) == 1:
+                elif self._pools(node):
                     values[node] = self._pooled(node, values)
                 elif node.op != "output":
                     values[node] = call(self._graph, node, values)
@@ -245,14 +243,16 @@ class Explainer:
         pooled: torch.Tensor = result.detach()
         return pooled
 
+    def _pools(self, node: fx.Node) -> bool:
+        """Tell whether an operation is a plain pool of maxima."""
+        layer = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        return type(layer) is nn.MaxPool2d and not layer.return_indices
+
     def _kind(self, node: fx.Node) -> Any:
         """Return the class of a module, or the function or method that is called."""
         if node.op == "call_module":
             return type(self._modules[str(node.target)])
         return node.target
-
-    def _rectifies(self, node: fx.Node) -> bool:
-        return self._kind(node) in _RECTIFIERS
 
 
 class _Flow:

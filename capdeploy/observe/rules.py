@@ -62,13 +62,6 @@ class Halves:
         self.positive, self.negative = weight.clamp(min=0), weight.clamp(max=0)
 
 
-class Rectified(NamedTuple):
-    """What need not be looked at: inputs behind a ReLU, and responses that only ReLUs read."""
-
-    inputs: bool = False
-    response: bool = False
-
-
 class _Passage(NamedTuple):
     """A convolution, what it read and answered, and the relevance of its answer."""
 
@@ -77,7 +70,7 @@ class _Passage(NamedTuple):
     response: torch.Tensor
     relevance: torch.Tensor
     rules: Rules
-    rectified: Rectified
+    rectified: bool
 
 
 def steady(values: torch.Tensor) -> torch.Tensor:
@@ -134,8 +127,6 @@ def _box(given: _Passage) -> torch.Tensor:
 
 def _alpha1beta0(given: _Passage) -> torch.Tensor:
     relevance = given.relevance
-    if given.rectified.response:
-        return _of_one_sign(given, relevance, positive=True)
     # Behind a ReLU a negative response has no relevance. Without one (linear bottlenecks) it has,
     # and then it is the negative contributions that made it.
     rest = torch.where(given.response < 0, relevance, 0.0)
@@ -155,7 +146,7 @@ def _of_one_sign(given: _Passage, relevance: torch.Tensor, *, positive: bool) ->
         return ratio(relevance, total) if positive else -ratio(relevance, -total)
 
     # Behind a ReLU nothing is negative, and half the work can be left out.
-    if given.rectified.inputs or bool((inputs >= 0).all()):
+    if given.rectified or bool((inputs >= 0).all()):
         (slope,) = back(on_positive, (inputs,), share)
         return inputs * slope
     on_negative = _convolve(halves.layer, other if positive else same)
@@ -193,7 +184,7 @@ def convolution(
     rules: Rules,
     *,
     boxed: bool,
-    rectified: Rectified,
+    rectified: bool,
 ) -> torch.Tensor:
     """Hand the relevance of a convolution's outputs to its inputs.
 
@@ -211,8 +202,8 @@ def convolution(
         Which rule.
     boxed : bool
         Whether the inputs are pixels within the rules' bounds.
-    rectified : Rectified
-        What is known of signs.
+    rectified : bool
+        Whether it is known that no input is negative, so that none need be looked at.
 
     Returns
     -------

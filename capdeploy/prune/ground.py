@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from capdeploy.prune.ledger import NODE_BYTES, Meter, Site
+from capdeploy.prune.ledger import Meter, Site
 from capdeploy.values.cost import Cost, NetworkGeometry
 from capdeploy.values.group import Block, Group
 from capdeploy.values.latency import LatencyTable
@@ -43,8 +43,8 @@ class Ground:
         The layers' times; budgets of latency and the allocation ``latency`` need them.
     blocks : Sequence[Block]
         Residual blocks of the head-cut network.
-    node_bytes : float
-        What an exported graph has besides its weights, for each layer that makes filters.
+    besides : float
+        Bytes that an exported graph has besides its weights and its layers' nodes; see `Meter`.
     """
 
     scores: FilterScores
@@ -58,12 +58,12 @@ class Ground:
     held: Mapping[str, int] = field(default_factory=dict)
     latency: LatencyTable | None = None
     blocks: Sequence[Block] = ()
-    node_bytes: float = NODE_BYTES
+    besides: float = 0.0
 
     def meter(self, quantity: str) -> Meter:
         """Count a quantity of this network."""
         table = self.latency if quantity == "latency" else None
-        return Meter(quantity, table, self.node_bytes)
+        return Meter(quantity, table, self.besides)
 
     def width_of(self, group: Group) -> int:
         """Return what a group had before any step."""

@@ -28,13 +28,13 @@ class Meter:
         ``channels`` (of the groups).
     table : LatencyTable | None
         The layers' times; only ``latency`` needs them.
-    node_bytes : float
-        What a file has besides its weights, for each layer that makes filters.
+    besides : float
+        Bytes that a file has besides its weights and `NODE_BYTES` for each layer.
     """
 
     quantity: str
     table: LatencyTable | None = None
-    node_bytes: float = NODE_BYTES
+    besides: float = 0.0
 
     @property
     def grain(self) -> int:
@@ -48,7 +48,9 @@ class Meter:
         if self.quantity == "channels":
             return 0.0
         widths = widths or {}
-        return self.besides(geometry.other_parameters) + sum(
+        weighty = self.quantity in WEIGHTY
+        fixed = (self.besides if weighty else 0.0) + self.loose(geometry.other_parameters)
+        return fixed + sum(
             self.layer(each, *widths.get(each.layer, (each.out_channels, each.in_channels)))
             for each in geometry.layers
         )
@@ -59,12 +61,12 @@ class Meter:
             return 0.0 if self.table is None else self.table.of(layer.layer, out, into)
         made, read = round(out), round(out if layer.kind == "depthwise" else into)
         if self.quantity in WEIGHTY:
-            nodes = 0.0 if layer.kind == "norm" else self.node_bytes
+            nodes = 0.0 if layer.kind == "norm" else NODE_BYTES
             return FLOAT_BYTES * layer.values_in_file(made, read) + nodes
         cost = layer.cost(made, read)
         return float(cost.macs if self.quantity == "macs" else cost.parameters)
 
-    def besides(self, parameters: int) -> float:
+    def loose(self, parameters: int) -> float:
         """Count parameters that no layer of a geometry has."""
         if self.quantity in WEIGHTY:
             return FLOAT_BYTES * parameters
@@ -171,7 +173,7 @@ class Ledger:
         if self._meter.quantity == "channels":
             return float(sum(self._unit[name] * self.keep[name] for name in site.inner))
         layers = [name for name in site.block.layers if name in self._layers]
-        others = self._meter.besides(site.block.other_parameters)
+        others = self._meter.loose(site.block.other_parameters)
         return others + sum(
             self._meter.layer(self._layers[name], *self._widths[name]) for name in layers
         )

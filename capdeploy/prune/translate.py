@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from capdeploy.values.cost import NetworkGeometry
 from capdeploy.values.group import Group
@@ -78,20 +78,11 @@ def costed(
 ) -> GroupCut:
     """Note what the layers that make a group cost before and after, without removed blocks."""
     makers = {member.layer for member in group.members if member.side == "out"}
-    (before, share), (after, left) = (
-        _macs_of(makers, geometry, {}), _macs_of(makers, remaining, widths)
+    before, after = (
+        sum(
+            layer.cost(*seen.get(layer.layer, (layer.out_channels, layer.in_channels))).macs
+            for layer in layers.layers if layer.layer in makers
+        )
+        for layers, seen in ((geometry, {}), (remaining, widths))
     )  # fmt: skip
-    return cut.model_copy(
-        update={"macs": before, "share": share, "macs_left": after, "share_left": left}
-    )
-
-
-def _macs_of(
-    layers: Collection[str], geometry: NetworkGeometry, widths: Mapping[str, tuple[int, int]]
-) -> tuple[int, float]:
-    """Count what some layers compute, and which share of the network that is."""
-    found = sum(
-        layer.cost(*widths.get(layer.layer, (layer.out_channels, layer.in_channels))).macs
-        for layer in geometry.layers if layer.layer in layers
-    )  # fmt: skip
-    return found, found / max(1, geometry.cost(widths).macs)
+    return cut.model_copy(update={"macs": before, "macs_left": after})

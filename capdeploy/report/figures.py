@@ -17,9 +17,9 @@ import numpy as np
 from capdeploy.errors import MissingExtraError
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.plan import PruningPlan
-from capdeploy.values.report import Training
 from capdeploy.values.sensitivity import Curve
 from capdeploy.values.sweep import dominated
+from capdeploy.values.training import Training
 
 # Stand-ins that are exchanged for the page's own colours, which differ in light and dark.
 INK, GRID = "#010203", "#010204"

@@ -12,7 +12,7 @@ def plan(drawn: PruningPlan) -> Table:
     """Show the groups of a plan and what remains of each."""
     before, after = drawn.before, drawn.after
     nominal = any(cut.nominal_ratio is not None for cut in drawn.groups)
-    rows = tuple(_group(cut, nominal=nominal) for cut in drawn.groups)
+    rows = tuple(_group(cut, drawn.shares[cut.group], nominal=nominal) for cut in drawn.groups)
     notes = (
         f"asked for: {drawn.budget}; realised: {drawn.realised_ratio:.1%} of the groups' channels",
         f"MACs: {count(before.macs)} -> {count(after.macs)} "
@@ -38,15 +38,14 @@ def _removed(drawn: PruningPlan) -> str:
     return ", ".join(map(str, drawn.removed))
 
 
-def _group(cut: GroupCut, *, nominal: bool) -> tuple[str, ...]:
+def _group(cut: GroupCut, shares: tuple[float, float], *, nominal: bool) -> tuple[str, ...]:
     one_image = "" if cut.nominal_ratio is None else f"{cut.nominal_ratio:.1%}"
     return (
         cut.group,
         str(len(cut.members)),
         str(cut.unit * cut.width),
         str(cut.unit * len(cut.kept)),
-        f"{cut.share:.1%}",
-        f"{cut.share_left:.1%}",
+        *(f"{share:.1%}" for share in shares),
         *((one_image,) if nominal else ()),
         cut.whole_because or "",
     )

@@ -21,7 +21,7 @@ from capdeploy.errors import MissingDeviceError, StepFailedError
 from capdeploy.export.candidates import Writer
 from capdeploy.model import Model
 from capdeploy.progress import Say
-from capdeploy.prune import apply
+from capdeploy.prune import apply, translate
 from capdeploy.prune import plan as planning
 from capdeploy.prune.ground import Ground
 from capdeploy.stages.place import Place
@@ -124,14 +124,9 @@ class Hunt:
 
     def estimate(self, plan: PruningPlan) -> float:
         """Sum what the layers count at a plan's widths."""
-        kept = {cut.layer: cut for cut in plan.layers}
-        meter, total = self.ground.meter(self.quantity), 0.0
-        for layer in self.ground.geometry.without(plan.removed).layers:
-            cut = kept.get(layer.layer)
-            out = layer.out_channels if cut is None or cut.kept_out is None else len(cut.kept_out)
-            into = layer.in_channels if cut is None or cut.kept_in is None else len(cut.kept_in)
-            total += meter.layer(layer, out, into)
-        return total
+        remaining = self.ground.geometry.without(plan.removed)
+        widths = translate.widths(plan.layers, remaining)
+        return self.ground.meter(self.quantity).whole(remaining, widths)
 
     def try_out(self, plan: PruningPlan) -> Point:
         """Cut, export and measure a plan; nothing is done for one that was tried already."""

@@ -21,7 +21,8 @@ from capdeploy.values.accuracy import Accuracy, Difference
 from capdeploy.values.artifact import Quantized
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Common, Recipe
-from capdeploy.values.report import Metrics, Training
+from capdeploy.values.report import Metrics
+from capdeploy.values.training import Training
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,26 +75,7 @@ def make_all(
     baseline, *others = planned.plans
     first = one(baseline)
     made, beyond = within_reach(others, one, say, enough=not recipe.budgets()[0].cuts)
-    return [first, *made], (*planned.out_of_reach, *beyond, *_too_large(first, made, say))
-
-
-def _too_large(first: Made, made: Sequence[Made], say: Say) -> tuple[str, ...]:
-    """Say which graphs are larger than was asked for; planning knows sizes to some bytes."""
-    found = []
-    for each in made:
-        for limit in each.plan.budget.limits:
-            if limit.quantity != "size" or each.exported is None or first.exported is None:
-                continue
-            most = limit.most * (first.exported.artifact.size_bytes if limit.share else 1)
-            size = each.exported.artifact.size_bytes
-            if size > most:
-                found.append(
-                    f"{each.name}: its graph has {size:,} bytes, and at most {most:,.0f} were "
-                    "asked for; ask for a little less"
-                )
-    for line in found:
-        say.note(line)
-    return tuple(found)
+    return [first, *made], (*planned.out_of_reach, *beyond)
 
 
 def _make(
@@ -149,7 +131,9 @@ def seal_all(
         bits = in_fewer_bits(recipe, result.final, samples, test, folder, say)
         fitted, bits = trust(result.final, bits, samples, test, folder, recipe, say)
         metrics = result.metrics(shared, test, recipe, bits)
-        metrics = metrics.model_copy(update={"trust": fitted})
+        metrics = metrics.model_copy(
+            update={"trust": fitted, "max_bytes": _most_bytes(result, made[0])}
+        )
         pack.seal(
             result.final, result.shipped, metrics, test, folder,
             recipe=recipes.to_toml(recipe), baseline=result.baseline,
@@ -158,6 +142,20 @@ def seal_all(
         models.append(metrics)
         say.measured(_numbers(metrics))
     return tuple(models)
+
+
+def _most_bytes(made: Made, baseline: Made) -> int | None:
+    """Say how large a graph may be; a share is of the baseline's, if it were made for this budget.
+
+    Planning knows sizes to some bytes only.
+    """
+    for limit in made.plan.budget.limits:
+        if limit.quantity == "size" and limit.share and baseline.exported is not None:
+            told = len(str(made.plan.budget)) - len(str(baseline.plan.budget))
+            return math.floor(limit.most * (baseline.exported.artifact.size_bytes + told))
+        if limit.quantity == "size":
+            return math.floor(limit.most)
+    return None
 
 
 def _numbers(metrics: Metrics) -> dict[str, float]:

@@ -13,6 +13,7 @@ from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import blocks, groups, sensitivity, votes
 from capdeploy.prune.ground import Ground
+from capdeploy.prune.ledger import FLOAT_BYTES, NODE_BYTES
 from capdeploy.samples import Samples
 from capdeploy.score import repair
 from capdeploy.stages import latency
@@ -21,6 +22,7 @@ from capdeploy.stages.place import place_of
 from capdeploy.strategies import STRATEGIES, Watch
 from capdeploy.values.cost import Cost
 from capdeploy.values.group import Group
+from capdeploy.values.manifest import REJECTED
 from capdeploy.values.plan import LayerCut
 from capdeploy.values.recipe import Recipe
 from capdeploy.values.scores import FilterScores
@@ -76,18 +78,26 @@ def ground(
         blocks=blocks.find(model) if recipe.depth == "prune" else (),
     )  # fmt: skip
     if earlier is not None:
-        return replace(found, latency=earlier.latency, node_bytes=earlier.node_bytes)
+        return replace(found, latency=earlier.latency, besides=earlier.besides)
     if any(budget.of_latency for budget in recipe.budgets()):
         place, cache = place_of(recipe), workplace.cache()
         times = latency.table(model, coupled, place, align=recipe.align, cache=cache, say=say)
         found = replace(found, latency=times)
     if any(limit.quantity == "size" for budget in recipe.budgets() for limit in budget.limits):
         say.step("measure what a graph has besides its weights")
-        longest = max((str(budget) for budget in recipe.budgets()), key=len)
-        facts = pack.facts_of(model, recipe.strategy, longest)
-        besides = overhead.node_bytes(model, facts, seconds=recipe.simplify_seconds)
-        found = replace(found, node_bytes=besides)
+        found = replace(found, besides=_besides(recipe, model))
     return found
+
+
+def _besides(recipe: Recipe, model: Model) -> float:
+    """Measure what a graph has besides its weights and its layers' nodes, in bytes."""
+    longest = max((str(budget) for budget in recipe.budgets()), key=len)
+    facts = pack.facts_of(model, recipe.strategy, longest)
+    whole = overhead.bytes_besides(model, facts, seconds=recipe.simplify_seconds)
+    if recipe.reject_class:  # a row of the head that is not there yet, and its label
+        row = model.module.get_submodule(model.head).get_parameter("weight")[0].numel() + 1
+        whole += int(FLOAT_BYTES) * row + 2 * len(REJECTED)
+    return whole - NODE_BYTES * len(model.trace.filters)
 
 
 def judged(

@@ -14,7 +14,7 @@ from capdeploy.progress import Say
 from capdeploy.train.course import Batch, Course
 from capdeploy.train.imitate import lesson
 from capdeploy.train.loop import Keeper, Settings, make_optimizer, step, train
-from capdeploy.values.report import Training
+from capdeploy.values.training import Training
 
 __all__ = ["Settings", "find_rate", "run"]
 

@@ -22,8 +22,7 @@ from capdeploy import tensorfile
 from capdeploy.errors import CheckpointError, ConfigError
 from capdeploy.model import device_of
 from capdeploy.train.loop import Progress
-from capdeploy.values.report import Epoch
-from capdeploy.values.training import ORIGIN, Origin
+from capdeploy.values.training import ORIGIN, Epoch, Origin
 
 BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.safetensors"
 

@@ -18,7 +18,7 @@ from capdeploy.rebuild import NORMS
 from capdeploy.train.course import Batch, Course
 from capdeploy.train.evaluate import tally
 from capdeploy.train.imitate import lesson
-from capdeploy.values.report import Epoch, Training
+from capdeploy.values.training import Epoch, Training
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, computed_field, model_validator
 
-from capdeploy.values.noun import Noun
+from capdeploy.values.noun import Noun, TellingNoun
 
 Z95 = 1.959963984540054
 DropRule = Literal["real", "estimate", "lower", "upper"]
@@ -54,12 +54,12 @@ def wilson(correct: int, images: int, z: float = Z95) -> tuple[float, float]:
     return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
-class ClassAccuracy(Noun):
+class ClassAccuracy(TellingNoun):
     """Right answers for the images of one class."""
 
     name: str
     correct: int = Field(ge=0)
-    images: int = Field(gt=0, le=2**53, description="more no float tells apart")
+    images: int = Field(gt=0, le=2**53)  # larger numbers are not exact in floats
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:
@@ -80,7 +80,7 @@ class ClassAccuracy(Noun):
         return wilson(self.correct, self.images)
 
 
-class Accuracy(Noun):
+class Accuracy(TellingNoun):
     """Top-1 accuracy of one network at one stage, per class and in all."""
 
     stage: str

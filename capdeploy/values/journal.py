@@ -11,8 +11,8 @@ from capdeploy.values.classes import ClassSubset
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.plan import PruningPlan
 from capdeploy.values.recipe import Recipe
-from capdeploy.values.report import Training
 from capdeploy.values.sensitivity import Curve
+from capdeploy.values.training import Training
 
 
 class Begun(Noun):

@@ -41,14 +41,6 @@ class Noun(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_computed(cls, data: Any) -> Any:
-        """Documents tell what follows from the rest, too; it is not read back."""
-        if isinstance(data, dict) and (told := cls.model_computed_fields.keys() & data.keys()):
-            return {key: value for key, value in data.items() if key not in told}
-        return data
-
     def to_json(self) -> str:
         """Write the noun as indented JSON; lists of plain numbers stay on one line."""
         return _compact(json.dumps(self.model_dump(mode="json", by_alias=True), indent=2)) + "\n"
@@ -86,6 +78,17 @@ class Noun(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise ConfigError(f"{source}: {first_fault(error)}") from error
+
+
+class TellingNoun(Noun):
+    """A noun whose documents tell what follows from its fields, too; that is not read back."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_follows(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: each for key, each in data.items() if key not in cls.model_computed_fields}
+        return data
 
 
 def first_fault(error: ValidationError) -> str:

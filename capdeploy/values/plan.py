@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, computed_field, model_validator
 
 from capdeploy.values.budget import Budget
 from capdeploy.values.cost import Cost
 from capdeploy.values.group import Block
 from capdeploy.values.latency import Search
-from capdeploy.values.noun import SCHEMA_VERSION, Noun
+from capdeploy.values.noun import SCHEMA_VERSION, Noun, TellingNoun
 
 
 class LayerCut(Noun):
@@ -44,8 +44,6 @@ class GroupCut(Noun):
     )
     macs: int = Field(default=0, ge=0, description="of the layers that make it, before")
     macs_left: int = Field(default=0, ge=0, description="of the same layers, after")
-    share: float = Field(default=0.0, ge=0, le=1, description="of the network's MACs, before")
-    share_left: float = Field(default=0.0, ge=0, le=1, description="of what then remains, after")
     whole_because: str | None = Field(default=None, description="why nothing could be removed")
     nominal_ratio: float | None = Field(
         default=None,
@@ -61,7 +59,7 @@ class GroupCut(Noun):
         return self
 
 
-class PruningPlan(Noun):
+class PruningPlan(TellingNoun):
     """Everything that separates the original network from the compressed one."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
@@ -89,6 +87,13 @@ class PruningPlan(Noun):
         if emptied:
             raise ValueError(f"group {emptied[0]} would lose every channel, its block stays")
         return self
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def shares(self) -> dict[str, tuple[float, float]]:
+        """By group: which share of the network's MACs its layers compute, before and after."""
+        before, after = max(1, self.before.macs), max(1, self.after.macs)
+        return {cut.group: (cut.macs / before, cut.macs_left / after) for cut in self.groups}
 
     @property
     def gone(self) -> frozenset[str]:
@@ -148,7 +153,7 @@ def _on_top(before: GroupCut, later: GroupCut) -> GroupCut:
     return later.model_copy(
         update={
             "width": before.width, "kept": kept, "whole_because": whole, "macs": before.macs,
-            "share": before.share, "nominal_ratio": nominal,
+            "nominal_ratio": nominal,
         }
     )  # fmt: skip
 

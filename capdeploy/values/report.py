@@ -18,43 +18,8 @@ from capdeploy.values.noise import Noise
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
 from capdeploy.values.profile import Scenario
 from capdeploy.values.sensitivity import Curve
+from capdeploy.values.training import Training
 from capdeploy.values.trust import Trust
-
-
-class Epoch(Noun):
-    """One pass over the training images."""
-
-    number: int = Field(ge=1)
-    loss: float = Field(description="mean training loss")
-    validation_top1: float = Field(ge=0, le=1)
-    learning_rate: float = Field(ge=0, description="at the end of the epoch")
-    seconds: float = Field(ge=0)
-
-
-class Training(Noun):
-    """How a network was fine-tuned, and whether it was worth it."""
-
-    learning_rate: float = Field(gt=0, description="peak of the schedule")
-    rate_found: bool = Field(description="true if a range test chose the learning rate")
-    validation_images: int = Field(gt=0)
-    start_top1: float = Field(ge=0, le=1, description="on validation, before any step")
-    epochs: tuple[Epoch, ...]
-    best_epoch: int = Field(ge=0, description="0 is the beginning")
-    stopped_early: bool
-    diverged: bool = Field(default=False, description="the loss became infinite or NaN")
-
-    @property
-    def rolled_back(self) -> bool:
-        """True if the kept state is not that of the last epoch."""
-        return bool(self.epochs) and self.best_epoch != self.epochs[-1].number
-
-    @property
-    def rollback(self) -> str:
-        """Say which state is kept instead of the last, and why."""
-        why = "the loss diverged" if self.diverged else "later epochs validated worse"
-        kept = f"epoch {self.best_epoch}" if self.best_epoch else "the beginning"
-        return f"rolled back to {kept}: {why}"
-
 
 ROUNDING = 1e-9  # points by which sums of shares are off without meaning it
 
@@ -76,6 +41,7 @@ class Metrics(Noun):
     max_accuracy_drop: float | None = Field(
         default=None, ge=0, description="points that may be lost; None: any"
     )
+    max_bytes: int | None = Field(default=None, ge=0, description="that the graph may have")
     confusion: Confusion = Field(default=(), description="of the result, test split; or empty")
     training: Training | None = None
     earlier: tuple[Training, ...] = Field(default=(), description="trainings of earlier steps")
@@ -117,8 +83,13 @@ class Metrics(Noun):
 
     @property
     def unmet(self) -> str | None:
-        """Say it if a limit was met in a precision that the network is not wholly shipped in."""
-        search = self.search
+        """Say it if a limit was met in a precision that the network is not wholly shipped in.
+
+        Or if the graph is larger than was asked for: planning knows its size to some bytes.
+        """
+        search, size, most = self.search, self.artifact.size_bytes, self.max_bytes
+        if most is not None and size > most:
+            return f"{self.name} has {size:,} bytes, {most:,} are allowed; ask for a little less"
         if search is None or search.precision == "fp32":
             return None
         made = [

@@ -1,4 +1,4 @@
-"""What ``capdeploy train`` leaves behind."""
+"""How networks were trained, and what ``capdeploy train`` leaves behind."""
 
 from __future__ import annotations
 
@@ -7,12 +7,46 @@ from pydantic import Field
 from capdeploy.values.accuracy import Accuracy
 from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
-from capdeploy.values.report import Training
 
 FILE, RECIPE = "training.json", "training.toml"
 """What lies beside the weights: the record, and the recipe that repeats it."""
 ORIGIN = "capdeploy.origin"
 """Where in the header of a safetensors file an `Origin` stands."""
+
+
+class Epoch(Noun):
+    """One pass over the training images."""
+
+    number: int = Field(ge=1)
+    loss: float = Field(description="mean training loss")
+    validation_top1: float = Field(ge=0, le=1)
+    learning_rate: float = Field(ge=0, description="at the end of the epoch")
+    seconds: float = Field(ge=0)
+
+
+class Training(Noun):
+    """How a network was fine-tuned, and whether it was worth it."""
+
+    learning_rate: float = Field(gt=0, description="peak of the schedule")
+    rate_found: bool = Field(description="true if a range test chose the learning rate")
+    validation_images: int = Field(gt=0)
+    start_top1: float = Field(ge=0, le=1, description="on validation, before any step")
+    epochs: tuple[Epoch, ...]
+    best_epoch: int = Field(ge=0, description="0 is the beginning")
+    stopped_early: bool
+    diverged: bool = Field(default=False, description="the loss became infinite or NaN")
+
+    @property
+    def rolled_back(self) -> bool:
+        """True if the kept state is not that of the last epoch."""
+        return bool(self.epochs) and self.best_epoch != self.epochs[-1].number
+
+    @property
+    def rollback(self) -> str:
+        """Say which state is kept instead of the last, and why."""
+        why = "the loss diverged" if self.diverged else "later epochs validated worse"
+        kept = f"epoch {self.best_epoch}" if self.best_epoch else "the beginning"
+        return f"rolled back to {kept}: {why}"
 
 
 class Origin(Noun):

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from capdeploy import rebuild
 from capdeploy.export import graph, overhead
 from capdeploy.export.simplify import simplify
-from capdeploy.prune import apply, ledger
+from capdeploy.prune import apply, blocks, ledger
+from capdeploy.values.report import RunReport
 from capdeploy.zoo import SOURCES
 from tests import nets
 from tests.commands import base, capdeploy
@@ -29,6 +31,10 @@ NETWORKS = {
 }  # fmt: skip
 
 
+def meter(model, besides):
+    return ledger.Meter("size", besides=besides - ledger.NODE_BYTES * len(model.trace.filters))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_one_export_tells_the_size_at_every_width(name, tmp_path):
     torch.manual_seed(0)
@@ -37,25 +43,53 @@ def test_one_export_tells_the_size_at_every_width(name, tmp_path):
     for ratio in (0.4, 0.8):
         narrow, plan = draw(model, ratio)
         facts = {"told": "something"}
-        each = overhead.node_bytes(narrow, facts, seconds=60)
+        besides = overhead.bytes_besides(narrow, facts, seconds=60)
         cut = apply.cut(model, plan)
         path, simpler = tmp_path / f"{ratio}.onnx", tmp_path / f"{ratio}-simpler.onnx"
         graph.export(cut, path, facts)
         assert simplify(path, simpler, seconds=60).applied
         graph.finish(simpler, facts)
-        guessed = ledger.Meter("size", node_bytes=each).whole(cut.geometry)
+        guessed = meter(narrow, besides).whole(cut.geometry)
         assert guessed == pytest.approx(simpler.stat().st_size, rel=0.004, abs=150)
-        assert each > 200
 
 
-@pytest.mark.parametrize("asked", ["60%", "30%", "30kB"])
-def test_a_size_is_met_by_the_file_that_is_shipped(trained, tmp_path, asked):
+def test_what_a_file_says_of_itself_does_not_go_with_a_block(tmp_path):
+    torch.manual_seed(0)
+    model = wrap(shaken(nets.Blocks()))
+    facts = {"labels": "x" * 20_000}
+    besides = overhead.bytes_besides(model, facts, seconds=60)
+    gone = blocks.find(model)[0]
+    fewer = model.copy_module()
+    setattr(fewer.stage, gone.name.rpartition(".")[2], rebuild.REMAINS[gone.becomes]())
+    path = tmp_path / "fewer.onnx"
+    graph.export(model.with_module(fewer), path, facts)
+    guessed = meter(model, besides).whole(model.geometry.without([gone]))
+    assert guessed == pytest.approx(path.stat().st_size, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "more"),
+    [("60%", ()), ("30%", ()), ("30kB", ()), ("30kB", ("--reject-class",)), ("100%", ())],
+)
+def test_a_size_is_met_by_the_file_that_is_shipped(trained, tmp_path, asked, more):
     out = tmp_path / "out"
     done = capdeploy(*base(trained), "--max-size", asked, "--align", "1", "--epochs", "0",
-                     "--tolerance", "0.15", "--no-bench", "-o", out)  # fmt: skip
+                     "--tolerance", "0.15", "--no-bench", *more, "-o", out)  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     whole, cut = (each["artifact"]["size_bytes"] for each in report["models"])
     assert cut == next(out.glob("size-*/model.onnx")).stat().st_size
+    if asked == "100%":  # the same graph, with another budget's words in it
+        assert cut <= report["models"][1]["max_bytes"] < whole + 100
+        return
     most = float(asked[:-1]) / 100 * whole if asked.endswith("%") else 30_000
     assert 0.85 * most <= cut <= most  # of a network so small, a channel is several percent
+
+
+def test_a_graph_that_is_larger_than_was_asked_for_is_named(run):
+    metrics = RunReport.from_json((run.folder / "report.json").read_text()).models[1]
+    assert metrics.unmet is None
+    size = metrics.artifact.size_bytes
+    assert metrics.model_copy(update={"max_bytes": size}).misses == ()
+    (line,) = metrics.model_copy(update={"max_bytes": size - 1}).misses
+    assert line == f"ratio-0.5 has {size:,} bytes, {size - 1:,} are allowed; ask for a little less"

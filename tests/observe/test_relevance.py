@@ -363,3 +363,28 @@ def test_an_addition_gives_to_the_summands_of_its_own_sign():
     # Alike: in proportion. Unlike: all to the one of the sum's sign. Both negative: in proportion.
     assert first.tolist() == pytest.approx([3.0, 2.0, 2.0, 1.0])
     assert second.tolist() == pytest.approx([1.0, 0.0, 6.0, 1.0])
+
+
+class NormBehindRelu(nn.Module):
+    """What the norm shifts gives relevance to responses that the ReLU in front of it shut."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 5)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.relu = nn.ReLU()
+
+    def forward(self, images):
+        maps, _ = self.pool(self.relu(self.first(images)))
+        return self.head(self.norm(self.relu(self.second(maps))).mean(dim=(2, 3)))
+
+
+def test_shut_responses_have_relevance_where_a_norm_gives_it_to_them():
+    torch.manual_seed(0)
+    network, images = shaken(NormBehindRelu()).eval(), example(16)
+    explainer = Explainer(network, trace(network, images), Rules(), images)
+    found = explainer.explain(images, network(images).argmax(dim=1)).layers
+    shut = F.relu(network.second(network.pool(F.relu(network.first(images)))[0])) == 0
+    assert float(found["second"][shut].abs().sum()) > 0
+    assert float(found["first"].sum()) == pytest.approx(float(found["second"].sum()), rel=0.3)

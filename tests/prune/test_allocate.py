@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -131,9 +131,9 @@ def test_a_larger_drop_never_gives_a_channel_back(
         budget = Budget(**wish, allocation=allocation, align=align, tolerance=0.9)
         with contextlib.suppress(PlanError):  # below every floor, or nothing aligned to take
             plans.append(planning.draw(grounds(name, seed), budget))
-    if len(plans) == 2:
-        for less, more in zip(plans[0].groups, plans[1].groups, strict=True):
-            assert set(less.kept) <= set(more.kept)
+    assume(len(plans) == 2)  # which hypothesis finds often enough, or it fails
+    for less, more in zip(plans[0].groups, plans[1].groups, strict=True):
+        assert set(less.kept) <= set(more.kept)
 
 
 @pytest.mark.parametrize("allocation", ["global", "sensitivity", "repair"])

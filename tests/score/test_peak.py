@@ -53,6 +53,6 @@ def test_the_peak_does_not_grow_with_the_images():
     assert set(names) < set(STRATEGIES.names())
     process = context.Process(target=grown, args=(names, MANY, answer))
     process.start()
-    process.join()
+    process.join(300)
     assert process.exitcode == 0
     assert answer.get() < 12 * MIB
