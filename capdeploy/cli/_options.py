@@ -162,7 +162,8 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
 SWITCHES: tuple[tuple[str, str], ...] = (
     (
         "--reconstruct/--no-reconstruct",
-        "Re-solve the layers behind a cut by regression; default: if --epochs is 0.",
+        "Re-solve the layers behind a cut by regression; default: if --epochs is 0, or if "
+        "training did worse than that.",
     ),
     ("--trust-checkpoint/--no-trust-checkpoint", "Unpickle the checkpoint: that runs its code."),
     ("--freeze-bn/--train-bn", "Train with fixed batch-norm statistics: for small batches."),

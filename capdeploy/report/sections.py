@@ -115,7 +115,7 @@ def accuracy(metrics: Metrics, plots: bool) -> Section:
         drawn.append(Figure(caption, figures.per_class(before, metrics.accuracy[-1])))
     for step, history in enumerate((*metrics.earlier, metrics.training), 1):
         if plots and history is not None and history.epochs:
-            which = f", step {step} of {len(metrics.earlier) + 1}" if metrics.earlier else ""
+            which = f", training {step} of {len(metrics.earlier) + 1}" if metrics.earlier else ""
             caption = f"Training loss and validation accuracy by epoch{which}."
             drawn.append(Figure(caption, figures.training(history)))
     shown = [tables.stages(metrics), tables.per_class(metrics)]

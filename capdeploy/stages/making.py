@@ -159,22 +159,55 @@ def recover(
         model = batchnorm.reestimate(model, shown, batch_size=recipe.batch_size)
         made = replace(made, recalibrated=model)
     if recipe.reconstruct if recipe.reconstruct is not None else not epochs:
-        say.step(f"reconstruct {made.name}")
-        few = images.train.take(recipe.reconstruct_images, seed=recipe.seed)
-        others = images.dropped(len(few), seed=recipe.seed)
-        pool = [few] if others is None else [few, others]
-        model = reconstruct(
-            teacher, made.cut, made.plan, pool, batch_size=recipe.batch_size, say=say
-        )
-        made = replace(made, reconstructed=model)
+        made = replace(made, reconstructed=_solved(made, teacher, images, recipe, say))
     if epochs:
-        say.step(f"fine-tune {made.name}")
         course = _course(made.plan, teacher, images, recipe)
-        tuned, training = finetune.run(model, course, settings_of(recipe, epochs), say)
-        if training.rolled_back:
-            say.note(training.rollback)
-        made = replace(made, tuned=tuned, training=training)
+        made = _tuned(made, course, settings_of(recipe, epochs), say)
+        if recipe.reconstruct is None and recipe.steps == 1:
+            solved = _solved(made, teacher, images, recipe, say)
+            made = _from_the_better_start(made, solved, course, settings_of(recipe, epochs), say)
     return made
+
+
+def _solved(made: Made, teacher: Model, images: Samples, recipe: Recipe, say: Say) -> Model:
+    say.step(f"reconstruct {made.name}")
+    few = images.train.take(recipe.reconstruct_images, seed=recipe.seed)
+    others = images.dropped(len(few), seed=recipe.seed)
+    pool = [few] if others is None else [few, others]
+    return reconstruct(teacher, made.cut, made.plan, pool, batch_size=recipe.batch_size, say=say)
+
+
+def _tuned(made: Made, course: Course, settings: finetune.Settings, say: Say) -> Made:
+    say.step(f"fine-tune {made.name}")
+    tuned, training = finetune.run(made.final, course, settings, say)
+    if training.rolled_back:
+        say.note(training.rollback)
+    return replace(made, tuned=tuned, training=training)
+
+
+def _from_the_better_start(
+    made: Made, solved: Model, course: Course, settings: finetune.Settings, say: Say
+) -> Made:
+    """Train again, from the reconstruction, where training did worse than it does without any.
+
+    Few images, depthwise convolutions: a network that was cut deep may not find back in a few
+    epochs from statistics alone. Then it is trained with those that the regression fitted it to.
+    """
+    size = settings.batch_size
+    before, after = (
+        evaluate.accuracy(each, course.validation, stage="", batch_size=size)
+        for each in (solved, made.final)
+    )
+    if made.training is None or before.correct <= after.correct:
+        return made
+    say.note(
+        f"trained, {made.name} has {after.correct} of {after.images} validation images right, "
+        f"reconstructed without any training {before.correct}: it is trained again from there"
+    )
+    start = replace(
+        made, reconstructed=solved, tuned=None, earlier=(*made.earlier, made.training)
+    )  # fmt: skip
+    return _tuned(start, course, replace(settings, freeze_bn=True), say)
 
 
 def _course(plan: PruningPlan, teacher: Model, images: Samples, recipe: Recipe) -> Course:

@@ -38,7 +38,7 @@ class Finished(Noun):
     cut_stage: str = Field(default="cut, no training", description="what its cut state is called")
     digests: dict[str, str] = Field(description="SHA-256 of its graph and of each state's weights")
     training: Training | None = None
-    earlier: tuple[Training, ...] = Field(default=(), description="trainings of earlier steps")
+    earlier: tuple[Training, ...] = Field(default=(), description="trainings before that")
     artifact: Artifact
     denormals_flushed: int = Field(ge=0)
 

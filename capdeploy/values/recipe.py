@@ -128,7 +128,9 @@ class Recipe(Common):
 
     bn_images: int = Field(default=1024, ge=0, description="for BN re-estimation; 0 = off")
     reconstruct: bool | None = Field(
-        default=None, description="re-solve consumers of cut channels; None: if epochs is 0"
+        default=None,
+        description="re-solve consumers of cut channels, and train from there; None: if epochs is "
+        "0, or if training did worse than that",
     )
     reconstruct_images: int = Field(
         default=2048, ge=2, description="of the kept classes, at most; as many of dropped ones"

@@ -44,7 +44,7 @@ class Metrics(Noun):
     max_bytes: int | None = Field(default=None, ge=0, description="that the graph may have")
     confusion: Confusion = Field(default=(), description="of the result, test split; or empty")
     training: Training | None = None
-    earlier: tuple[Training, ...] = Field(default=(), description="trainings of earlier steps")
+    earlier: tuple[Training, ...] = Field(default=(), description="trainings before that")
     search: Search | None = Field(default=None, description="how a budget that is measured was met")
     denormals_flushed: int = Field(default=0, ge=0)
     artifact: Artifact

@@ -239,6 +239,30 @@ def test_limits_and_ratios_from_one_scoring_pass(trained, tmp_path):
     assert rebuilt.returncode == 0, rebuilt.stderr
 
 
+def test_training_that_does_worse_than_the_regression_begins_again_from_it(trained, tmp_path):
+    heard = []
+
+    class Heard(Quiet):
+        def note(self, message):
+            heard.append(message)
+
+    def compressed(name, **given):
+        asked = {"ratio": (0.75,), "align": 1, "epochs": 1, "reconstruct": None} | given
+        wanted = recipe(trained, **asked)
+        return pipeline.compress(wanted, tmp_path / name, Heard()).models[1]
+
+    in_vain = compressed("vain", lr=1e-9)
+    assert any("trained again from there" in line for line in heard)
+    assert [each.stage for each in in_vain.accuracy[-2:]] == ["reconstructed", "fine-tuned"]
+    assert len(in_vain.earlier) == 1
+    assert in_vain.training.start_top1 > in_vain.earlier[0].epochs[-1].validation_top1
+    heard.clear()
+    asked = compressed("asked", lr=1e-9, reconstruct=False)
+    assert not any("trained again" in line for line in heard)
+    assert "reconstructed" not in [each.stage for each in asked.accuracy]
+    assert asked.accuracy[-1].top1 < in_vain.accuracy[-1].top1
+
+
 @pytest.mark.parametrize("budget", [{"ratio": (0.6,)}, {"ratio": (), "max_macs": ("40%",)}])
 def test_steps_end_where_one_step_would(trained, tmp_path, budget):
     wanted = recipe(trained, **budget, steps=3, epochs=3, align=1, tolerance=0.1)
@@ -252,7 +276,9 @@ def test_steps_end_where_one_step_would(trained, tmp_path, budget):
     trainings = [*slim.earlier, slim.training]
     assert [len(each.epochs) for each in trainings] == [1, 1, 1]
     captions = [figure.caption for figure in sections.accuracy(slim, plots=True).figures]
-    assert [caption[-12:] for caption in captions[-3:]] == [f"step {n} of 3." for n in (1, 2, 3)]
+    assert [caption[-16:] for caption in captions[-3:]] == [
+        f"training {n} of 3." for n in (1, 2, 3)
+    ]
     # The plan is in original indices: a fresh network, the plan and the weights answer alike.
     done = capdeploy("verify", tmp_path / "out")
     assert done.returncode == 0, done.stderr
