@@ -8,12 +8,12 @@ from dataclasses import replace
 from capdeploy import __version__, gpu, heap, workplace
 from capdeploy import score as room
 from capdeploy.errors import StepFailedError
-from capdeploy.export import overhead, pack
+from capdeploy.export import filesize, pack
 from capdeploy.model import Model, require_classes
 from capdeploy.progress import Say
 from capdeploy.prune import blocks, groups, sensitivity, votes
 from capdeploy.prune.ground import Ground
-from capdeploy.prune.ledger import FLOAT_BYTES, NODE_BYTES
+from capdeploy.prune.ledger import Meter
 from capdeploy.samples import Samples
 from capdeploy.score import repair
 from capdeploy.stages import latency
@@ -93,11 +93,11 @@ def _besides(recipe: Recipe, model: Model) -> float:
     """Measure what a graph has besides its weights and its layers' nodes, in bytes."""
     longest = max((str(budget) for budget in recipe.budgets()), key=len)
     facts = pack.facts_of(model, recipe.strategy, longest)
-    whole = overhead.bytes_besides(model, facts, seconds=recipe.simplify_seconds)
+    size = filesize.file_size(model, facts, seconds=recipe.simplify_seconds)
     if recipe.reject_class:  # a row of the head that is not there yet, and its label
         row = model.module.get_submodule(model.head).get_parameter("weight")[0].numel() + 1
-        whole += int(FLOAT_BYTES) * row + 2 * len(REJECTED)
-    return whole - NODE_BYTES * len(model.trace.filters)
+        size += 4 * row + 2 * len(REJECTED)
+    return size - Meter("size").whole(model.geometry)
 
 
 def judged(

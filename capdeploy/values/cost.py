@@ -65,19 +65,9 @@ class LayerGeometry(Noun):
         return Cost(parameters=pairs + own, macs=pairs * self.positions, filters=out_channels)
 
     def values_in_file(self, out_channels: int, in_channels: int) -> int:
-        """Count the values that an exported graph stores of the layer at given widths.
+        """Count what an exported graph stores of the layer at the widths of `cost`.
 
-        Parameters
-        ----------
-        out_channels : int
-            Output channels that remain.
-        in_channels : int
-            Input channels that remain.
-
-        Returns
-        -------
-        int
-            Weights, and what stands in for bias and batch normalisation.
+        That is its weights, and what stands there for bias and batch normalisation.
         """
         weights = self.cost(out_channels, in_channels).parameters
         return weights + out_channels * (self.stored - self.per_channel)
@@ -120,10 +110,4 @@ class NetworkGeometry(Noun):
             parameters=self.other_parameters + sum(cost.parameters for cost in costs),
             macs=sum(cost.macs for cost in costs),
             filters=sum(cost.filters for cost in costs),
-        )
-
-    def values_in_file(self) -> int:
-        """Count the values that an exported graph stores of the whole network."""
-        return self.other_parameters + sum(
-            layer.values_in_file(layer.out_channels, layer.in_channels) for layer in self.layers
         )

@@ -453,20 +453,15 @@ def test_lrp_is_the_relevance_that_flows_through(digits):
         assert fast.of(layer) == pytest.approx(slow.tolist(), rel=1e-3, abs=1e-5)
 
 
-def test_apoz_is_the_share_of_positive_values(chain, digits):
-    narrow = head.cut(chain, digits.classes)
-    few = digits.train.take(5, seed=0)
-    fast = scored("apoz", narrow, few, batch_size=2)
-    slow = scoring.share_of_positive(narrow.module, "features.4", few)
-    assert fast.of("features.4") == pytest.approx(slow)
-
-
-def test_hwai_sums_how_often_the_best_position_matters(chain, digits):
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("apoz", scoring.share_of_positive), ("hwai", scoring.classes_that_a_position_matters_to)],
+)
+def test_counts_are_those_made_value_by_value(name, reference, chain, digits):
     narrow = head.cut(chain, digits.classes)
     few = digits.train.take(9, seed=0)
-    fast = scored("hwai", narrow, few, batch_size=4)
-    slow = scoring.classes_that_a_position_matters_to(narrow.module, "features.4", few)
-    assert fast.of("features.4") == pytest.approx(slow)
+    fast = scored(name, narrow, few, batch_size=4)
+    assert fast.of("features.4") == pytest.approx(reference(narrow.module, "features.4", few))
 
 
 def test_apoz_is_the_share_of_positive_positions():

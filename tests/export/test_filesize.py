@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from capdeploy import rebuild
-from capdeploy.export import graph, overhead
+from capdeploy.export import filesize, graph
 from capdeploy.export.simplify import simplify
 from capdeploy.prune import apply, blocks, ledger
 from capdeploy.values.report import RunReport
@@ -31,8 +31,10 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def meter(model, besides):
-    return ledger.Meter("size", besides=besides - ledger.NODE_BYTES * len(model.trace.filters))
+def meter(model, facts):
+    """Know sizes from one export of the whole network."""
+    size = filesize.file_size(model, facts, seconds=60)
+    return ledger.Meter("size", besides=size - ledger.Meter("size").whole(model.geometry))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -43,13 +45,12 @@ def test_one_export_tells_the_size_at_every_width(name, tmp_path):
     for ratio in (0.4, 0.8):
         narrow, plan = draw(model, ratio)
         facts = {"told": "something"}
-        besides = overhead.bytes_besides(narrow, facts, seconds=60)
         cut = apply.cut(model, plan)
         path, simpler = tmp_path / f"{ratio}.onnx", tmp_path / f"{ratio}-simpler.onnx"
         graph.export(cut, path, facts)
         assert simplify(path, simpler, seconds=60).applied
         graph.finish(simpler, facts)
-        guessed = meter(narrow, besides).whole(cut.geometry)
+        guessed = meter(narrow, facts).whole(cut.geometry)
         assert guessed == pytest.approx(simpler.stat().st_size, rel=0.004, abs=150)
 
 
@@ -57,13 +58,12 @@ def test_what_a_file_says_of_itself_does_not_go_with_a_block(tmp_path):
     torch.manual_seed(0)
     model = wrap(shaken(nets.Blocks()))
     facts = {"labels": "x" * 20_000}
-    besides = overhead.bytes_besides(model, facts, seconds=60)
     gone = blocks.find(model)[0]
     fewer = model.copy_module()
     setattr(fewer.stage, gone.name.rpartition(".")[2], rebuild.REMAINS[gone.becomes]())
     path = tmp_path / "fewer.onnx"
     graph.export(model.with_module(fewer), path, facts)
-    guessed = meter(model, besides).whole(model.geometry.without([gone]))
+    guessed = meter(model, facts).whole(model.geometry.without([gone]))
     assert guessed == pytest.approx(path.stat().st_size, rel=0.02)
 
 

@@ -1,4 +1,4 @@
-"""What an ONNX file has besides its weights: names, attributes, shapes, and the facts about it."""
+"""How large the file is that a network is shipped in, facts and names and all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from capdeploy.export.simplify import simplify
 from capdeploy.model import Model
 
 
-def bytes_besides(model: Model, facts: Mapping[str, str], *, seconds: float) -> int:
+def file_size(model: Model, facts: Mapping[str, str], *, seconds: float) -> int:
     """Measure it by an export.
 
     Networks that differ in widths alone differ in their weights alone, so one export tells the
@@ -30,7 +30,7 @@ def bytes_besides(model: Model, facts: Mapping[str, str], *, seconds: float) -> 
     Returns
     -------
     int
-        Bytes; below zero if the graph stores equal weights once, or leaves some of them out.
+        Bytes of its simplified graph.
 
     Raises
     ------
@@ -47,4 +47,4 @@ def bytes_besides(model: Model, facts: Mapping[str, str], *, seconds: float) -> 
                 size = simpler.stat().st_size
             except CapdeployError:  # then the graph is shipped as it was exported
                 pass
-    return size - 4 * model.geometry.values_in_file()
+    return size
