@@ -40,7 +40,7 @@ class Explanation:
         At the output of each convolution and linear layer, in the output's shape; of one that runs
         at several resolutions (N, C, all positions, 1).
     inputs : torch.Tensor | None
-        At the input, (N, 3, H, W); None if it was not asked for.
+        At the input, (images asked for, 3, H, W); None if it was not asked for.
     absorbed : float
         Share of the relevance that did not arrive at the input: biases keep some, and so do
         responses that nothing contributed to. 0 if the input was not asked for.
@@ -110,7 +110,7 @@ class Explainer:
         }  # fmt: skip
 
     def explain(
-        self, images: torch.Tensor, targets: torch.Tensor, *, to_input: bool = False
+        self, images: torch.Tensor, targets: torch.Tensor, *, to_input: int = 0
     ) -> Explanation:
         """Hand relevance back from one output of each image.
 
@@ -120,8 +120,8 @@ class Explainer:
             (N, 3, H, W) float32.
         targets : torch.Tensor
             (N,) int64, the output that is explained.
-        to_input : bool
-            Whether to go on through the first layer, for a heatmap.
+        to_input : int
+            Of how many images, the first ones, to go on through the first layer, for a heatmap.
 
         Returns
         -------
@@ -129,7 +129,7 @@ class Explainer:
             Relevance of every layer.
         """
         values = self._forward(images)
-        flow = _Flow()
+        flow = _Flow(to_input)
         layers: dict[str, torch.Tensor] = {}
         at_input = None
         for node in reversed(self._graph.graph.nodes):
@@ -152,8 +152,9 @@ class Explainer:
                 for source, share in self._hand_back(node, values, relevance, to_input=to_input):
                     flow.give(source, share)
         self._winners = {}
-        absorbed = 0.0 if at_input is None else 1.0 - float(at_input.sum()) / len(images)
-        return Explanation(layers, at_input, absorbed)
+        if not to_input or at_input is None:
+            return Explanation(layers, None, 0.0)
+        return Explanation(layers, at_input, 1.0 - float(at_input.sum()) / len(at_input))
 
     def _hand_back(
         self,
@@ -161,7 +162,7 @@ class Explainer:
         values: Mapping[fx.Node, Any],
         relevance: torch.Tensor,
         *,
-        to_input: bool,
+        to_input: int,
     ) -> Iterator[tuple[fx.Node, torch.Tensor | None]]:
         sources = [
             source for source in node.all_input_nodes
@@ -174,15 +175,16 @@ class Explainer:
         inputs = tuple(values[source] for source in sources)
         kind: Any = self._modules[str(node.target)] if node.op == "call_module" else node.target
         if isinstance(kind, nn.Conv2d):
-            boxed = sources[0].op == "placeholder" and self._rules.bounds is not None
+            pixels = sources[0].op == "placeholder"
+            few = slice(to_input if pixels else None)
             shares: rules.Shares = (
                 rules.convolution(
                     self._halves[str(node.target)],
-                    inputs[0],
-                    values[node],
-                    relevance,
+                    inputs[0][few],
+                    values[node][few],
+                    relevance[few],
                     self._rules,
-                    boxed=boxed,
+                    boxed=pixels and self._rules.bounds is not None,
                     rectified=self._kind(sources[0]) in _RECTIFIERS,
                 ),
             )
@@ -258,13 +260,15 @@ class Explainer:
 class _Flow:
     """Relevance on its way back: what each operation's result has been given so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, to_input: int) -> None:
+        self._to_input = to_input
         self.given: dict[fx.Node, torch.Tensor] = {}
         self.pieces: dict[fx.Node, dict[int, torch.Tensor]] = {}
 
     def give(self, node: fx.Node, share: torch.Tensor | None) -> None:
-        """Add to what an operation's result has; a gate gets nothing."""
+        """Add to what an operation's result has; a gate has nothing, and few images of a batch."""
         if share is not None:
+            share = share[: self._to_input] if node.op == "placeholder" else share
             self.given[node] = self.given[node] + share if node in self.given else share
 
     def split(self, node: fx.Node, values: Mapping[fx.Node, Any], relevance: torch.Tensor) -> bool:

@@ -20,6 +20,8 @@ from capdeploy.samples import Images
 from capdeploy.score.judged import Judged
 from capdeploy.strategies import Seen, Strategy, Summary, Value, Watch
 
+SEEN_THROUGH = 16
+"""Images whose relevance is followed to the pixels, to tell how much of it came there."""
 AT_ONCE = 256
 """Images of a pass with filters removed; more, at 224 pixels, would take gigabytes."""
 
@@ -188,11 +190,12 @@ def _relevance(scorer: _Scorer, say: Say) -> None:
         )
         return
     for place, (images, targets) in enumerate(scorer.batches()):
-        found = explainer.explain(images, targets, to_input=not place)
-        if not place:
+        found = explainer.explain(images, targets, to_input=0 if place else SEEN_THROUGH)
+        if found.inputs is not None:
+            arrived, count = 1 - found.absorbed, len(found.inputs)
             say.note(
-                f"lrp: {1 - found.absorbed:.1%} of the relevance of {len(images)} images came to "
-                "the pixels; biases keep their share, and responses that nothing contributed to"
+                f"lrp: {arrived:.1%} of the relevance of {count} images came to the pixels; biases "
+                "keep their share, and responses that nothing contributed to"
             )
         for name, relevance in found.layers.items():
             if name != seen.head:

@@ -55,7 +55,7 @@ def test_relevance_is_conserved(name):
     network = without_biases(made, images)
     targets = network(images).argmax(dim=1)
     explainer = Explainer(network, trace(network, images), Rules(bounds=BOX), images)
-    found = explainer.explain(images, targets, to_input=True)
+    found = explainer.explain(images, targets, to_input=len(images))
     assert found.inputs.shape == images.shape
     assert abs(found.absorbed) < 1e-3
     assert set(found.layers) == set(trace(network, images).filters)
@@ -100,7 +100,7 @@ def test_a_heatmap_worked_out_by_hand():
     # Filter 0 answers (2, 6), filter 1 (-2, ...) is shut by the ReLU: (0, 0). The image is added
     # to both: (3, 9, 1, 3). Answer 0 is 3 + 18 + 3 + 12 = 36.
     explainer = Explainer(network, trace(network, images), Rules(), images)
-    found = explainer.explain(images, torch.tensor([0]), to_input=True)
+    found = explainer.explain(images, torch.tensor([0]), to_input=len(images))
     assert found.layers["conv"].flatten().tolist() == pytest.approx(
         [3 / 36 * 2 / 3, 18 / 36 * 6 / 9, 0.0, 0.0], abs=1e-6
     )
@@ -130,7 +130,7 @@ def test_an_addition_that_cancels_worked_out_by_hand(addition, share):
     network, images = Cancelling(), torch.full((1, 1, 1, 1), 3.0)
     rules = Rules(addition=addition)
     found = Explainer(network, trace(network, images), rules, images).explain(
-        images, torch.tensor([0]), to_input=True
+        images, torch.tensor([0]), to_input=len(images)
     )
     assert float(found.layers["conv"].sum()) == pytest.approx(share, abs=1e-5)
     assert found.absorbed == pytest.approx(0.0, abs=1e-5)
@@ -142,7 +142,7 @@ def test_the_box_rule_by_hand():
     images = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
     rules = Rules(bounds=((0.0,), (4.0,)))
     given = Explainer(network, trace(network, images), rules, images).explain(
-        images, torch.tensor([0]), to_input=True
+        images, torch.tensor([0]), to_input=len(images)
     )
     # Relevance at the convolution as before; each output has one input, so all goes through.
     assert float(given.inputs.sum()) == pytest.approx(1.0, abs=1e-6)
@@ -173,7 +173,7 @@ class OneByTwo(nn.Module):
 def test_pixels_share_by_the_first_layer_s_rule_worked_out_by_hand(rules, shares):
     network, images = OneByTwo(), torch.tensor([3.0, 1.0]).view(1, 1, 1, 2)
     found = Explainer(network, trace(network, images), rules, images).explain(
-        images, torch.tensor([0]), to_input=True
+        images, torch.tensor([0]), to_input=len(images)
     )
     assert found.inputs.flatten().tolist() == pytest.approx(shares, abs=1e-5)
 
@@ -205,10 +205,42 @@ def test_arithmetic_gives_out_what_it_is_given(operation):
     torch.manual_seed(0)
     network, images = Arithmetic(operation).eval(), torch.rand(4, 3, 8, 8)
     explainer = Explainer(network, trace(network, images), Rules(), images)
-    found = explainer.explain(images, network(images).argmax(dim=1), to_input=True)
+    found = explainer.explain(images, network(images).argmax(dim=1), to_input=len(images))
     assert float(found.layers["head"].sum()) == pytest.approx(4.0, rel=1e-4)
     assert float(found.layers["conv"].sum()) == pytest.approx(4.0, rel=1e-3)
     assert abs(found.absorbed) < 1e-3
+
+
+class Normalising(nn.Module):
+    """Takes the images apart before its first layer, as GoogLeNet does, and adds them later on."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.head = nn.Linear(3, 4, bias=False)
+
+    def forward(self, images):
+        count, channels, height, width = images.shape
+        apart = [2.0 * images[:, place, None] for place in range(3)]
+        seen = torch.cat(apart, dim=1).reshape(count, channels, height, width)
+        return self.head((F.relu(self.conv(seen)) + images).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("make", [ByHand, Normalising], ids=["plain", "normalising"])
+def test_few_images_of_a_batch_are_followed_to_the_pixels(make):
+    torch.manual_seed(0)
+    network = make().eval()
+    images = torch.rand(5, 1 if make is ByHand else 3, 1, 2)
+    targets = torch.tensor([0, 1, 0, 1, 1])
+    explainer = Explainer(network, trace(network, images), Rules(), images)
+    every, few, none = (explainer.explain(images, targets, to_input=n) for n in (5, 2, 0))
+    assert every.inputs.shape == images.shape
+    assert torch.equal(few.inputs, every.inputs[:2])
+    assert few.absorbed == pytest.approx(1 - float(every.inputs[:2].sum()) / 2, abs=1e-6)
+    assert none.inputs is None
+    for name, relevance in every.layers.items():
+        assert torch.equal(few.layers[name], relevance)
+        assert torch.equal(none.layers[name], relevance)
 
 
 class Plain(nn.Module):
@@ -253,7 +285,7 @@ def test_agreement_with_captum(convolution):
     logit = network(images).gather(1, targets[:, None])[..., None, None]
     rules = Rules(convolution=convolution, gamma=0.25)
     found = Explainer(network, trace(network, images), rules, images).explain(
-        images, targets, to_input=True
+        images, targets, to_input=len(images)
     )
     assert torch.allclose(found.inputs * logit, expected, atol=5e-3 * float(expected.abs().max()))
 
