@@ -217,7 +217,9 @@ def verify(bundle: Bundle) -> None:
     expected = bundle.manifest.files
     _require_seal(bundle.path(MANIFEST))
     if unlisted := [name for name in FILES if name not in expected]:
-        raise DigestError(f"{bundle.folder / MANIFEST} does not list {unlisted[0]}")
+        raise DigestError(
+            f"{bundle.folder / MANIFEST} does not list {unlisted[0]}; copy the bundle again"
+        )
     present = {path.name for path in bundle.folder.iterdir()} - {MANIFEST}
     missing, extra = sorted(expected.keys() - present), sorted(present - expected.keys())
     if missing:
@@ -230,7 +232,10 @@ def verify(bundle: Bundle) -> None:
             raise DigestError(f"{path} is not a plain file; copy the bundle again")
         size = path.stat().st_size
         if size != entry.size_bytes:
-            raise DigestError(f"{path}: {size} bytes, the manifest says {entry.size_bytes}")
+            raise DigestError(
+                f"{path}: {size} bytes, the manifest says {entry.size_bytes}; copy the bundle "
+                "again (where git LFS keeps it: git lfs pull)"
+            )
         if (found := digest(path)) != entry.sha256:
             raise DigestError(
                 f"{path}: SHA-256 {found[:12]}..., the manifest says {entry.sha256[:12]}...; "

@@ -73,7 +73,7 @@ def fit(
     state = {
         name: value.float() if value.is_floating_point() else value
         for name, value in raw.items()
-        if not name.startswith(auxiliary)
+        if not (name.startswith(auxiliary) or _idle(name, value))
     }
     outputs = _outputs(state, architecture)
     module = _built(architecture, outputs)
@@ -152,6 +152,11 @@ def _compared(
     _refuse_broken(state, file)
     fitting = {name: value for name, value in state.items() if name not in {*extra, *shapes}}
     return fitting, (*extra, *shapes), (*missing, *shapes)
+
+
+def _idle(name: str, value: torch.Tensor) -> bool:
+    """Tell whether a counter was cast with the weights; nothing needs it."""
+    return name.endswith("num_batches_tracked") and value.is_floating_point()
 
 
 def _built(architecture: Architecture, outputs: int | None) -> nn.Module:

@@ -107,7 +107,8 @@ def _model(file: Path, data: mmap.mmap) -> GraphFile:
     for number, start, end in _fields(data, 0, len(data)):
         if number == 8:
             entry = {n: (s, e) for n, s, e in _fields(data, start, end)}
-            if 1 not in entry or entry[1][0] == entry[1][1]:  # the default domain has no name
+            # The default domain has no name, or this one.
+            if 1 not in entry or data[slice(*entry[1])] in (b"", b"ai.onnx"):
                 opset = _varint(data, entry[2][0])[0]
         elif number == 7:
             graph = (start, end)

@@ -121,11 +121,15 @@ def link(
             "add it, or use --label-map"
         )
     linked = {name: known[name] for name in names if name in known}
+    owners: dict[int, str] = {}
     for name, index in linked.items():
         if not 0 <= index < outputs:
             raise ClassesError(f"data class {name} is output {index}, outside 0..{outputs - 1}")
-    if len(set(linked.values())) != len(linked):
-        raise ClassesError("two data classes have the same output in the labels")
+        if (other := owners.setdefault(index, name)) != name:
+            raise ClassesError(
+                f"data classes {other} and {name} both are output {index}; each needs its own, "
+                "mend the labels or the --label-map"
+            )
     return linked
 
 
@@ -201,7 +205,7 @@ def choose(
     """
     names = list(names or linked)
     data_of = {linked[name]: position for position, name in enumerate(names) if name in linked}
-    book = _Book(linked, labels or (), outputs, aliases or {})
+    book = _Book(linked, labels or (), outputs, aliases or {}, {*names} - {*linked})
     words = [word for text in wanted for word in _from_file(text)]
     kept = [index for word in words for index in book.find(word)] if wanted else list(data_of)
     bare = next((index for index in kept if index not in data_of), None)
@@ -233,8 +237,9 @@ class _Book:
         labels: Sequence[str],
         outputs: int,
         aliases: Mapping[str, Sequence[str]],
+        strange: set[str],
     ) -> None:
-        self._linked = linked
+        self._linked, self._strange = linked, strange
         self._outputs = outputs
         self._words: dict[str, set[int]] = {}
         for index, label in enumerate(labels):
@@ -276,6 +281,9 @@ class _Book:
     def _one(self, word: str) -> int:
         meanings = set(self._words.get(word, ()))
         if re.fullmatch(r"\d{1,9}", word) and int(word) < self._outputs:
+            if word in self._strange and not meanings:
+                told = f"the checkpoint does not know data class '{word}'; its output {word} is"
+                raise ClassesError(f"{told} {self.name(int(word))}: write id:{word} for that")
             meanings.add(int(word))
         if not meanings:  # nobody is called so; perhaps in other letters
             folded = _folded(word)

@@ -84,18 +84,15 @@ class Images:
         ]
         longest = max(map(len, queues))
         turns = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
-        return self._only(np.array(turns[:count], dtype=np.int64))
+        return self.only(np.array(turns[:count], dtype=np.int64))
 
     def first(self, count: int) -> Images:
         """Return the first images, at most `count`."""
-        return self._only(np.arange(min(count, len(self)), dtype=np.int64))
+        return self.only(np.arange(min(count, len(self)), dtype=np.int64))
 
-    def parted(self, held: npt.NDArray[np.bool_]) -> tuple[Images, Images]:
-        """Part the images, (N,): those that are not held back, and those that are."""
-        return self._only(np.flatnonzero(~held)), self._only(np.flatnonzero(held))
-
-    def _only(self, positions: npt.NDArray[np.int64]) -> Images:
-        return replace(self, rows=self.rows[positions], labels=self.labels[positions])
+    def only(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Images:
+        """Return the images at some positions, or those of which a mask (N,) says so."""
+        return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
 
 
 @dataclass
@@ -113,7 +110,7 @@ class Samples:
     preprocessing : Preprocessing
         From image to input.
     validation_share : float
-        Share of each class's training images that is held back, (0, 0.9).
+        Share of each class's training images held back, (0, 0.9), unless there is a ``val`` for it.
     max_bad : int
         How many unreadable images are tolerated in all.
     cache_mib : int
@@ -142,13 +139,7 @@ class Samples:
         self._caches: dict[str, dict[int, npt.NDArray[np.uint8]]] = {}
         self._readable: dict[str, dict[int, bool]] = {}
         self._rows(self._test())  # a class without test images is told before the work
-        everything = self._open("train")
-        self.train, self.validation = everything.parted(self._held_back(everything))
-        if np.unique(self.train.labels).size < len(self.classes):
-            raise DataError(
-                "a class has too few training images to hold some back for validation; "
-                "at least 2 are needed"
-            )
+        self.train, self.validation = self._parted()
 
     def open_test(self) -> Images:
         """Open the test split: ``test`` if the data set has one, else ``val``."""
@@ -178,13 +169,24 @@ class Samples:
         good = rows[~np.isin(rows, bad)]
         if not len(good):
             return None
-        labels = np.full(len(good), -1, dtype=np.int64)
-        return Images(self.dataset, split, good, labels, self.preprocessing, cache)
+        return Images(self.dataset, split, good, np.full(len(good), -1), self.preprocessing, cache)
 
-    def _held_back(self, images: Images) -> npt.NDArray[np.bool_]:
-        """Choose training images for validation, (N,)."""
+    def _parted(self) -> tuple[Images, Images]:
+        """Open what trains and what validates: the owner's ``val``, or some of ``train``."""
+        images = self._open("train")
+        if {"val", "test"} <= {*self.dataset.splits}:
+            if np.isin(self.data_classes, self.dataset.labels("val")).all():
+                return images, self._open("val")
+            self.say.note("val lacks a class; some of train are held back to validate instead")
         tracks = resplit.tracks(self.dataset, "train", self.dataset.track)[images.rows]
-        return resplit.held_back(images.labels, tracks, self.validation_share, self.seed)
+        away = resplit.held_back(images.labels, tracks, self.validation_share, self.seed)
+        for name in self._without(images.labels[~away]):
+            raise DataError(f"class {name} needs 2 training images at least: one validates")
+        return images.only(~away), images.only(away)
+
+    def _without(self, labels: npt.NDArray[np.int64]) -> list[str]:
+        """Name the kept classes that have none of the images."""
+        return [name for label, name in enumerate(self.classes.names) if label not in labels]
 
     def _test(self) -> str:
         return "test" if "test" in self.dataset.splits else "val"
@@ -195,9 +197,8 @@ class Samples:
         labels = self.dataset.labels(split)
         rows = np.flatnonzero(np.isin(labels, self.data_classes)).astype(np.int64)
         local = np.array([of_data[int(labels[row])] for row in rows], dtype=np.int64)
-        for label, name in enumerate(self.classes.names):
-            if not (local == label).any():
-                raise DataError(f"class {name} has no images in the {split} split")
+        for name in self._without(local):
+            raise DataError(f"class {name} has no images in the {split} split")
         return rows, local
 
     def _open(self, split: str) -> Images:
@@ -208,8 +209,8 @@ class Samples:
         cache, bad = self._decode(split, rows)
         good = ~np.isin(rows, bad)
         images = Images(self.dataset, split, rows[good], local[good], self.preprocessing, cache)
-        if np.unique(images.labels).size < len(self.classes):
-            raise DataError(f"a class has no readable images in the {split} split")
+        for name in self._without(images.labels):
+            raise DataError(f"class {name} has no readable images in the {split} split")
         return images
 
     def _decode(
@@ -295,6 +296,5 @@ def open_dataset(
     """
     kind, _, location = text.partition(":")
     dataset: Dataset = KINDS.load(kind).open(location)
-    if whole and split is None and group is None:
-        return dataset
-    return resplit.resplit(dataset, split, group, seed=seed)
+    unsplit = whole and split is None and group is None
+    return dataset if unsplit else resplit.resplit(dataset, split, group, seed=seed)

@@ -30,6 +30,7 @@ STACK_BYTES = 1 << 24
 # Magic number, protocol, system, content, keys of the storages.
 LEGACY_PICKLES = 5
 PAGE = "the download failed and saved an error page; download the file again"
+TEXT = "it holds no weights; name the file of weights, or download it again if that failed"
 WEIGHTS_OUT = "save its weights with torch.save(model.state_dict(), FILE) and name that file"
 
 
@@ -164,7 +165,7 @@ def sniff(file: Path) -> Found:
     for place, signature, found in _STARTS:
         if start[place : place + len(signature)] == signature:
             return found
-    if start.startswith(b"PK"):
+    if start.startswith((b"PK\3\4", b"PK\5\6")):
         return _zip(file)
     if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 1 << 40:
         return SAFETENSORS
@@ -275,13 +276,13 @@ def _page(start: bytes, size: int) -> Found | None:
             json.loads(start)
         except (ValueError, RecursionError):
             return None
-        return Found("json", "a JSON document", PAGE)
+        return Found("json", "a JSON document", TEXT)
     try:
         words = start.decode()
     except UnicodeDecodeError:
         return None
     if words.isprintable() or all(sign.isprintable() or sign in "\r\n\t" for sign in words):
-        return Found("text", f"a text that begins {words.split(chr(10))[0][:40]!r}", PAGE)
+        return Found("text", f"a text that begins {words.split(chr(10))[0][:40]!r}", TEXT)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -26,8 +27,12 @@ def require_writable(path: Path) -> None:
         raise UsageError(f"{path} is a folder; name a file")
     if not path.resolve().parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
-    if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-        raise UsageError(f"{path} cannot be written to: permission denied")
+    asked = [path] if path.exists() else []
+    if not asked or path.is_file():  # a plain file is replaced by another one beside it
+        asked.append(path.resolve().parent)
+    for each in asked:
+        if not os.access(each, os.W_OK):
+            raise UsageError(f"{path} cannot be written: permission denied for {each}")
 
 
 def write(path: Path, text: str, *, force: bool = False) -> None:
@@ -47,18 +52,28 @@ def write(path: Path, text: str, *, force: bool = False) -> None:
     OutputExistsError
         If the file exists and `force` is false.
     UsageError
-        If the folder cannot be written to.
+        If the file or its folder cannot be written to.
+    OSError
+        If there is no room left.
     """
     if path.exists() and not force:
         raise OutputExistsError(f"{path} exists; choose another --output or add --force")
     try:
         replace(path.resolve(), text)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
         raise UsageError(f"{path.resolve()} cannot be written: {error.strerror}") from error
 
 
 def replace(path: Path, text: str) -> None:
-    """Write or replace a text file in one move; it keeps its mode, and an error is the system's."""
+    """Write or replace a text file in one move; it keeps its mode, and an error is the system's.
+
+    What is no plain file (``/dev/stdout``), or is mounted by itself, is written to where it is.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     draft = None
     try:
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
@@ -68,7 +83,12 @@ def replace(path: Path, text: str) -> None:
             draft = Path(file.name)
             file.write(text)
         draft.chmod(mode)
-        os.replace(draft, path)
+        try:
+            os.replace(draft, path)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            path.write_text(text, encoding="utf-8")
     finally:
         if draft is not None:
             draft.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import importlib
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -280,13 +281,13 @@ def _entries(content: object, file: Path) -> object:
 def _stripped(state: State, file: Path, prefix: str | None) -> State:
     if prefix is None:
         return state
-    kept = {name.removeprefix(prefix): value for name, value in state.items()
-            if name.startswith(prefix)}  # fmt: skip
-    if not kept:
-        raise CheckpointError(
-            f"checkpoint {file}: no name begins with '{prefix}'; the first is {next(iter(state))}"
-        )
-    return kept
+    bare = re.sub(rf"^({'|'.join(map(re.escape, PREFIXES))})+", "", prefix)  # these are gone
+    for start in (prefix, bare):
+        if kept := {name[len(start) :]: state[name] for name in state if name.startswith(start)}:
+            return kept
+    raise CheckpointError(
+        f"checkpoint {file}: no name begins with '{prefix}'; the first is {next(iter(state))}"
+    )
 
 
 def _is_state(content: object) -> bool:

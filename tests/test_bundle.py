@@ -12,7 +12,8 @@ import torch
 from capdeploy import bundle, rebuild, workplace
 from capdeploy.check_images import CheckImages
 from capdeploy.cli import main
-from capdeploy.errors import DigestError, OutputExistsError, UsageError
+from capdeploy.errors import ConfigError, DigestError, OutputExistsError, UsageError
+from capdeploy.values.manifest import Manifest
 from capdeploy.values.plan import PruningPlan
 
 
@@ -253,3 +254,20 @@ def test_other_folders_in_a_run_are_left_alone(run, tmp_path):
         (tmp_path / "run" / name).mkdir()
     found = bundle.find(tmp_path / "run")
     assert [entry.folder.name for entry in found] == ["baseline", "ratio-0.5"]
+
+
+def test_a_graph_that_the_manifest_does_not_list_is_refused(copied):
+    """Else it would be opened, from wherever it lies, and no digest would be asked for."""
+    data = json.loads((copied / bundle.MANIFEST).read_text())
+    data["artifact"]["file"] = "../elsewhere/model.onnx"
+    with pytest.raises(ConfigError, match=r"'../elsewhere/model.onnx' is not among its files"):
+        Manifest.from_plain(data, source="manifest.json")
+
+
+@pytest.mark.parametrize("name", [bundle.METRICS, bundle.PLAN])
+def test_a_bundle_that_lacks_a_document_is_no_failed_step(copied, name, capsys):
+    (copied / name).unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main(["inspect", str(copied)])
+    assert stopped.value.code == 1
+    assert f"{name} is missing; copy the bundle again" in capsys.readouterr().err

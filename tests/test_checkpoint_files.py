@@ -82,8 +82,8 @@ REFUSED = {
     "lfs": "Git LFS pointer.*git lfs pull",
     "html": "an HTML page; the download failed",
     "xml error": "an XML document; the download failed",
-    "json error": "a JSON document; the download failed",
-    "text": "a text that begins 'Entry not found'",
+    "json error": "a JSON document; it holds no weights; name the file of weights",
+    "text": "a text that begins 'Entry not found'; it holds no weights",
     "openvino": "an OpenVINO model",
     "hdf5": "an HDF5 file",
     "keras": "a Keras archive",
@@ -165,6 +165,25 @@ def test_a_prefix_is_stripped_on_request_and_other_names_left_out(tmp_path):
     assert set(read_state(tmp_path / "c.pth", Reading(strip_prefix="backbone."))) == set(STATE)
     with pytest.raises(CheckpointError, match=r"no name begins with 'neck\.'"):
         read_state(tmp_path / "c.pth", Reading(strip_prefix="neck."))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.backbone.", "backbone."])
+def test_a_prefix_is_found_behind_those_that_go_by_themselves(tmp_path, prefix):
+    inner = "" if prefix == "module." else "backbone."
+    state = {f"module.{inner}{name}": value for name, value in STATE.items()}
+    torch.save(state, tmp_path / "c.pth")
+    assert set(read_state(tmp_path / "c.pth", Reading(strip_prefix=prefix))) == set(STATE)
+
+
+def test_a_header_whose_length_reads_like_a_zip_s_begin(tmp_path):
+    """Two bytes are no signature: a safetensors header of 19,280 bytes begins with PK."""
+    words = {"__metadata__": {"a": "x" * 19_280}}
+    save_file(STATE, tmp_path / "w.safetensors", words["__metadata__"])
+    length = int.from_bytes((tmp_path / "w.safetensors").read_bytes()[:8], "little")
+    words["__metadata__"]["a"] = "x" * (19_280 - (length - 19_280))
+    save_file(STATE, tmp_path / "w.safetensors", words["__metadata__"])
+    assert (tmp_path / "w.safetensors").read_bytes()[:2] == b"PK"
+    assert set(read_state(tmp_path / "w.safetensors")) == set(STATE)
 
 
 def test_whole_networks_of_torchvision_are_opened(tmp_path):

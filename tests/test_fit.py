@@ -1,14 +1,15 @@
 """Weights into an architecture: what may differ, what may not, and what is left out."""
 
 import copy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 
-from capdeploy import fit
-from capdeploy.errors import CheckpointError
+from capdeploy import fit, rebuild
+from capdeploy.errors import ArchitectureError, CheckpointError
 from capdeploy.values.checkpoint import Architecture
 from tests import nets
 
@@ -102,3 +103,36 @@ def test_a_start_from_weights_with_auxiliary_heads_leaves_those_out():
     state["aux1.conv.conv.weight"] = torch.ones(1)
     assert fit.load(module, state, architecture, FILE) == ()
     assert not any(value.any() for value in module.state_dict().values())
+
+
+def test_counters_that_were_cast_with_the_weights_are_no_obstacle(state):
+    halved = {name: value.half() for name, value in state.items()}
+    counters = [name for name in halved if name.endswith("num_batches_tracked")]
+    assert counters
+    found = fit.fit(halved, ARCHITECTURE, FILE)
+    assert (found.unused, found.absent) == ((), ())
+    assert all(found.module.state_dict()[name].dtype == torch.int64 for name in counters)
+
+
+@pytest.mark.parametrize("key", ["checkpoint_path", "pretrained_cfg"])
+def test_no_arguments_make_timm_read_another_file(key):
+    given = Architecture.parse("timm:resnet18").model_copy(update={"arguments": {key: "x.pth"}})
+    with pytest.raises(ArchitectureError, match=f"{key} would read weights from elsewhere"):
+        rebuild.build(given, 2)
+
+
+def test_a_file_of_the_user_s_may_hold_data_classes(tmp_path):
+    (tmp_path / "json.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "@dataclass\n"
+        "class Sizes:\n"
+        "    width: int = 4\n"
+        "def make(num_classes=3):\n"
+        "    return nn.Sequential(nn.Conv2d(3, Sizes().width, 1), nn.Flatten(),\n"
+        "                         nn.LazyLinear(num_classes))\n"
+    )
+    made = rebuild.build(Architecture.parse(f"{tmp_path / 'json.py'}:make"), 2)
+    assert made[0].out_channels == 4
+    assert "dumps" in vars(sys.modules["json"])  # a file of that name hides no package

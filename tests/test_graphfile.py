@@ -45,6 +45,13 @@ def test_facts_are_those_that_onnx_reads(tmp_path):
         assert found.size_bytes == (tmp_path / "m.onnx").stat().st_size
 
 
+def test_the_default_domain_may_be_named(tmp_path):
+    model = graph(tmp_path / "m.onnx")
+    model.opset_import[0].domain = "ai.onnx"
+    onnx.save(model, tmp_path / "m.onnx")
+    assert graphfile.read(tmp_path / "m.onnx").opset == 18
+
+
 def test_a_bundle_s_graph_is_read_as_its_manifest_says(run):
     from capdeploy import bundle
 

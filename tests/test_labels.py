@@ -120,7 +120,7 @@ def test_wordnet_ids_are_known_where_the_head_has_a_thousand_outputs():
         (None, {"cat": 0}, r"data class dog \(1 such\) has no output"),
         (None, {"cat": 0, "dog": 9}, r"data class dog is output 9, outside 0\.\.8"),
         (None, {"cat": -1, "dog": 1}, r"data class cat is output -1, outside 0\.\.8"),
-        (None, {"cat": 1, "dog": 1}, "two data classes have the same output"),
+        (None, {"cat": 1, "dog": 1}, "both are output 1"),
     ],
 )
 def test_links_that_cannot_be_meant(labels, table, words):
@@ -132,7 +132,7 @@ def test_another_name_that_stands_twice_is_not_guessed():
     aliases = {"crane (bird)": ("crane",), "crane (machine)": ("crane",)}
     with pytest.raises(ClassesError, match="'crane' stands more than once in the labels"):
         link(("crane (bird)",), 3, ("crane", "tench", "crane"), aliases=aliases)
-    with pytest.raises(ClassesError, match="two data classes have the same output"):
+    with pytest.raises(ClassesError, match=r"crane .bird. and crane .machine. both are output 0"):
         link(tuple(aliases), 3, ("crane", "tench", "lens"), aliases=aliases)
 
 
@@ -284,3 +284,14 @@ def test_messages_are_one_line(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_map(tmp_path / "map.json")
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_that_names_a_data_class_is_not_taken_for_another_s_output():
+    """The head was trained on digits 7 and 3; the data has all ten."""
+    digits = tuple(map(str, range(10)))
+    linked = link(digits, 2, ("7", "3"), partial=True)
+    assert choose(("3", "7"), linked, 2, ("7", "3"), names=digits)[0].kept == (1, 0)
+    said = "does not know data class '0'; its output 0 is 7: write id:0 for that"
+    with pytest.raises(ClassesError, match=said):
+        choose(("0", "1"), linked, 2, ("7", "3"), names=digits)
+    assert choose(("id:0", "id:1"), linked, 2, ("7", "3"), names=digits)[1] == (7, 3)

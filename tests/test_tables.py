@@ -2,9 +2,10 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from capdeploy.report import text
+from capdeploy.report import markdown, text
 from capdeploy.report.tables import Table
 
 
@@ -17,3 +18,14 @@ def test_names_are_not_markup():
     found = " ".join(shown.getvalue().split())  # a title is as wide as its table
     for words in ("model[fp32] against [/y]", "[lr]/plan.json", "[b]x", "[i]"):
         assert words in found
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jstop", "caf\udce9.jpg"])
+def test_no_name_steers_the_terminal_or_cannot_be_written(name):
+    table = Table(f"of {name}", ("name",), ((name,),), (name,))
+    shown = io.StringIO()
+    text.render(table, Console(file=shown, width=120))
+    for found in (shown.getvalue(), markdown.render(table)):
+        assert found.isascii() or found.encode()
+        assert "\x1b" not in found
+        assert found.count(repr(name)[1:-1]) == 3

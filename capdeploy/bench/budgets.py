@@ -244,9 +244,7 @@ def require(report: BenchmarkReport) -> None:
                 raise kind(f"{name}: {row.result.reason.removeprefix('failed: ')}")
             continue
         parity = row.result.parity
-        # Fewer bits answer otherwise by design; their accuracy is judged where they are made.
-        exact = row.settings.precision == "fp32"
-        if exact and parity is not None and not parity.holds:
+        if row.settings.exact and parity is not None and not parity.holds:
             raise ParityError(
                 f"{name} answers differently from the network: max abs error "
                 f"{parity.max_abs_error:.2g} (accepted {parity.atol:.2g}), top-1 agreement "

@@ -12,10 +12,14 @@ from typing import Any
 
 from capdeploy import patience
 from capdeploy.bench import topology
+from capdeploy.errors import printable
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
 )  # fmt: skip
+
+SLOWEST = 5e8
+"""MACs that the slowest device of use does in a second; time limits go by it."""
 
 
 class ChildDiedError(Exception):
@@ -60,9 +64,11 @@ def run(module: str, job: dict[str, Any], *, threads: int, timeout: float) -> di
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise ChildDiedError(f"no answer after {error.timeout:g} s") from error
+        if done.returncode < 0:  # what it said last is no reason then
+            raise ChildDiedError(f"the process was killed by signal {-done.returncode}")
         if done.returncode != 0 or not result_file.is_file():
             lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-            raise ChildDiedError(f"the process ended: {lines[-1]}")
+            raise ChildDiedError(printable(f"the process ended: {lines[-1]}"))
         answer: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
         return answer
 

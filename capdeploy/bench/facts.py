@@ -75,8 +75,7 @@ def compare(base: Artefact, head: Artefact, allowed: Gate) -> tuple[Fact, ...]:
     ]
     if isinstance(base, Bundle) and isinstance(head, Bundle):
         facts += [
-            _same("labels", ", ".join(base.manifest.classes.names),
-                  ", ".join(head.manifest.classes.names)),
+            _same("labels", _outputs(base), _outputs(head)),
             _same("preprocessing", _words(base), _words(head)),
             _accuracy("accuracy", base, head,
                       (base.manifest.accuracy, head.manifest.accuracy), allowed.max_drop),
@@ -109,6 +108,16 @@ def shipped(base: Artefact, head: Artefact, profile: HardwareProfile) -> tuple[F
                       profile.gate.max_drop),
         ]  # fmt: skip
     return tuple(facts)
+
+
+def _outputs(bundle: Bundle) -> str:
+    """Say in words what each output means."""
+    manifest, classes = bundle.manifest, bundle.manifest.classes
+    if not manifest.head_cut:
+        known = (f"{at} {name}" for at, name in zip(classes.kept, classes.names, strict=True))
+        return f"{', '.join(known)} of {classes.total}"
+    rejects = () if manifest.reject_output is None else ("none of them",)
+    return ", ".join((*classes.names, *rejects))
 
 
 def _grown(name: str, base: int, head: int, allowed: float) -> Fact:

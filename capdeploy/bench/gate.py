@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from capdeploy import __version__
 from capdeploy import bundle as bundles
@@ -107,7 +106,7 @@ def run(
 
 def _rows(
     pair: Sequence[Artefact],
-    wanted: Sequence[tuple[Settings, str | None]],
+    wanted: Sequence[tuple[Settings, Skipped | None]],
     profile: HardwareProfile,
     sampling: Sampling,
     floors: dict[str, float],
@@ -116,14 +115,16 @@ def _rows(
 ) -> tuple[list[GateRow], list[SkippedRow]]:
     rows: list[GateRow] = []
     skipped: list[SkippedRow] = []
-    runnable = sum(reason is None for _, reason in wanted)
+    runnable = sum(obstacle is None for _, obstacle in wanted)
     together = max(runnable, sampling.together)
-    for settings, reason in wanted:
+    limit = sides.seconds(pair, profile.runtime.images_at_once)
+    for settings, obstacle in wanted:
         say.advance(len(rows), runnable, f"{settings.runtime} on {settings.device}")
-        if reason is not None:
-            skipped.append(SkippedRow(settings=settings, result=Skipped(reason=reason)))
+        if obstacle is not None:
+            skipped.append(SkippedRow(settings=settings, result=obstacle))
             continue
-        ring = Processes(_place(pair[0]), _place(pair[1]), settings, sampling, trust_factory)
+        places = [_place(each) for each in pair]
+        ring = Processes(places[0], places[1], settings, sampling, trust_factory, limit)
         floor = floors.get(key(settings), 0.0)
         try:
             rows.append(contest(ring, settings, profile, sampling, floor=floor, rows=together))
@@ -133,7 +134,7 @@ def _rows(
         except (child.ChildDiedError, CapdeployError) as error:
             # The other rows and the facts are still worth telling; the exit code follows later.
             code = error.exit_code if isinstance(error, CapdeployError) else 4
-            side: Literal["base", "head"] = "head" if ring.base_runs else "base"
+            side = ring.at_fault
             broken = Skipped(reason=f"failed: {side} does not run: {error}", failed=True)
             skipped.append(SkippedRow(settings=settings, result=broken, side=side, exit_code=code))
     say.advance(runnable, runnable, "")
@@ -172,7 +173,7 @@ def _absent(report: GateReport, required: Collection[str]) -> Iterator[str]:
         skipped = [
             row for row in report.skipped if name in (row.settings.runtime, row.settings.device)
         ]
-        missing = [row for row in skipped if row.result.scope == "machine"]
+        missing = [row for row in skipped if row.result.scope != "row"]
         if missing:
             yield _why(missing[0])
         elif not skipped:
@@ -201,20 +202,20 @@ def key(settings: Settings) -> str:
 
 
 def _place(artefact: Artefact) -> Path:
-    where = artefact.folder if isinstance(artefact, Bundle) else artefact.file
-    return where.resolve()
+    # A link is not followed: weights that lie beside a graph may lie beside its link only.
+    return (artefact.folder if isinstance(artefact, Bundle) else artefact.file).absolute()
 
 
 def _settings(
     pair: Sequence[Artefact], profile: HardwareProfile, *, trust_factory: bool
-) -> list[tuple[Settings, str | None]]:
+) -> list[tuple[Settings, Skipped | None]]:
     """List the ways of running, each with the reason why it cannot be, if there is one."""
     wanted = profile.runtime
     name, batch = sides.side(pair[1]).name, sides.batch(pair, wanted.images_at_once)
     found = []
     for runtime in wanted.runtimes:
         shelf = RUNTIMES.load(runtime)
-        reason = _obstacle(pair, shelf, trust_factory=trust_factory)
+        obstacle = _obstacle(pair, shelf, trust_factory=trust_factory)
         shipped = _precision(pair, runtime, wanted.precision)
         for device in shelf.supports:
             if device in wanted.devices:
@@ -224,7 +225,7 @@ def _settings(
                     threads=wanted.threads, batch=batch,
                     scenario=wanted.scenario,
                 )  # fmt: skip
-                found.append((settings, reason))
+                found.append((settings, obstacle))
     return found
 
 
@@ -238,12 +239,13 @@ def _precision(pair: Sequence[Artefact], runtime: str, wanted: str) -> str:
     return wanted if has and len(bundles) == len(pair) else "fp32"
 
 
-def _obstacle(pair: Sequence[Artefact], runtime: Runtime, *, trust_factory: bool) -> str | None:
+def _obstacle(pair: Sequence[Artefact], runtime: Runtime, *, trust_factory: bool) -> Skipped | None:
     for each in pair:
         if isinstance(each, Bundle):
             code = runtime.foreign_code(each)
             if code is not None and not trust_factory:
-                return f"its network is built by {code}; add --trust-factory if you trust it"
+                hint = "add --trust-factory if you trust it"
+                return Skipped(reason=f"its network is built by {code}; {hint}", scope="trust")
         elif runtime.needs_bundle:
-            return f"{runtime.title} needs a bundle, not an ONNX file"
+            return Skipped(reason=f"{runtime.title} needs a bundle, not an ONNX file")
     return None

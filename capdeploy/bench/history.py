@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import statistics
@@ -17,7 +18,7 @@ from capdeploy.errors import ConfigError
 from capdeploy.values.environment import Environment
 from capdeploy.values.gate import Calibration, Fact, GateReport
 from capdeploy.values.noun import SCHEMA_VERSION, Noun
-from capdeploy.values.verdict import Incomparable, Inconclusive, Kept
+from capdeploy.values.verdict import Incomparable, Inconclusive, Kept, Regressed
 
 # Between two sittings on one machine, medians drifted by up to a third without any change: a
 # difference beyond this is worth a look, and none is proof.
@@ -78,14 +79,16 @@ def _now() -> str:
 
 
 def append(path: Path, new: Entry) -> None:
-    """Add a line; what is there is never rewritten."""
+    """Add a line, all of it or none; what is there is never rewritten."""
     line = json.dumps(new.model_dump(mode="json"), separators=(",", ":")) + "\n"
     # One write of one line: two jobs that append at once do not mix their lines.
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)
+    with path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        whole = (b"" if file.read(1) in (b"", b"\n") else b"\n") + line.encode()
+        if file.write(whole) != len(whole):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read(path: Path) -> tuple[Entry, ...]:
@@ -146,6 +149,12 @@ def judged(report: GateReport, now: Entry, entries: tuple[Entry, ...]) -> GateRe
 
     The newest line of this kind of machine counts; if there is none, the newest of any.
     """
+    if isinstance(report.verdict, Regressed) and not any(
+        fact.outcome == "regressed" for fact in report.facts
+    ):
+        # A network against itself cannot be slower: it is the machine that has no answer.
+        open_ = Inconclusive(reasons=report.verdict.findings)
+        return report.model_copy(update={"verdict": open_})
     stored = [each for each in entries if each.kind == "gate"]
     here = [each for each in stored if each.fingerprint == now.fingerprint]
     if not isinstance(report.verdict, Kept):

@@ -26,8 +26,6 @@ INCLUDES = (
 WORKER = "capdeploy.bench.worker"
 ROW_SECONDS = 300
 """Time limit of a row, its measuring and the answers to its images apart."""
-SLOWEST = 5e8
-"""MACs that the slowest device of use does in a second."""
 
 
 def run(
@@ -163,7 +161,7 @@ def _limit(bundle: Bundle, baseline: Bundle | None) -> float:
         manifest = side.manifest
         pixels = manifest.preprocessing.height * manifest.preprocessing.width
         work += manifest.cost.macs * manifest.files[IMAGES].size_bytes / (3 * pixels)
-    return ROW_SECONDS + work / SLOWEST
+    return ROW_SECONDS + work / child.SLOWEST
 
 
 def _in_child(

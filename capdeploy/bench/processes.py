@@ -6,16 +6,17 @@ import random
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from capdeploy import errors
 from capdeploy.bench import child
 from capdeploy.bench.contest import Sampling
+from capdeploy.bench.sides import BLOCK_SECONDS
 from capdeploy.errors import StepFailedError
 from capdeploy.values.gate import Block
 from capdeploy.values.report import Settings
 
 WORKER = "capdeploy.bench.duel"
-BLOCK_SECONDS = 300
 CALM = 1.05
 """How much longer than at its best may take what never changes; else the machine was busy."""
 AGAIN = 4
@@ -43,6 +44,8 @@ class Processes:
         Rounds of a block and the seed.
     trust_factory : bool
         Allow bundles to name code of their own that builds their network.
+    seconds : float
+        Until a block counts as hung.
     """
 
     base: Path
@@ -50,20 +53,57 @@ class Processes:
     settings: Settings
     sampling: Sampling
     trust_factory: bool = False
+    seconds: float = BLOCK_SECONDS
 
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.sampling.seed} {self.settings}")
         self.turns = 0
         self.base_runs = False
+        self.at_fault: Literal["base", "head"] = "base"
 
     def blocks(self, count: int, *, itself: bool = False) -> list[Block]:
-        """Measure some more blocks."""
+        """Measure some more blocks.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        itself : bool
+            Base against itself, not against head.
+
+        Returns
+        -------
+        list[Block]
+            What was measured.
+
+        Raises
+        ------
+        ChildDiedError
+            If a process gives no answer, and does not when it is tried again either; `at_fault`
+            is head if base alone did run in between.
+        CapdeployError
+            If a side cannot be run; `at_fault` tells which.
+        NotHereError
+            If the runtime or the device is not here.
+        """
         found: list[Block] = []
         for _ in range(count):
             self.turns += 1
-            found.append(self._block(self.base if itself else self.head))
+            found.append(self._sure(itself=itself or self.base == self.head))
         self.base_runs = True
         return found
+
+    def _sure(self, *, itself: bool) -> Block:
+        """Measure a block; a process that dies is no one's fault yet on a machine with others."""
+        self.at_fault = "head" if self.base_runs and not itself else "base"
+        try:
+            return self._block(self.base if itself else self.head)
+        except child.ChildDiedError:
+            if self.at_fault == "head":
+                self.at_fault = "base"
+                self._block(self.base)
+                self.at_fault = "head"
+            return self._block(self.base if itself else self.head)
 
     def calm(self, count: int, best: float, again: int = AGAIN) -> list[Block]:
         """Measure blocks on a machine that does nothing else, as far as it lets us.
@@ -101,7 +141,7 @@ class Processes:
             "base_first": self._random.random() < 0.5, "trust_factory": self.trust_factory,
             "percentile": self.sampling.percentile,
         }  # fmt: skip
-        answer = child.run(WORKER, job, threads=self.settings.threads, timeout=BLOCK_SECONDS)
+        answer = child.run(WORKER, job, threads=self.settings.threads, timeout=self.seconds)
         if "skipped" in answer:
             raise NotHereError(answer["skipped"])
         if "error" in answer:

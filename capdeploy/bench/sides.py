@@ -10,6 +10,7 @@ import numpy as np
 
 from capdeploy import bundle as bundles
 from capdeploy import graphfile
+from capdeploy.bench.child import SLOWEST
 from capdeploy.bench.measure import Batch
 from capdeploy.bundle import GRAPH, Bundle, digest
 from capdeploy.check_images import CheckImages
@@ -19,6 +20,12 @@ from capdeploy.values.gate import Side
 
 Artefact = Bundle | GraphFile
 IMAGES = 16
+BLOCK_SECONDS = 300
+"""Time limit of a block, its inferences apart."""
+CALLS = 130
+"""Inferences of both sides in one block, on a busy machine."""
+REUSE = 200
+"""How often a graph uses each parameter on an image: ResNet-50 160 times, SqueezeNet 280."""
 
 
 def read(path: Path) -> Artefact:
@@ -114,6 +121,29 @@ def side(artefact: Artefact) -> Side:
         return Side(name=artefact.file.name, sha256=whole if digests[1:] else digests[0])
     name = f"{artefact.folder.resolve().parent.name}/{artefact.folder.resolve().name}"
     return Side(name=name, sha256=artefact.manifest.files[GRAPH].sha256)
+
+
+def seconds(pair: Sequence[Artefact], batch: int) -> float:
+    """Say how long a block of two artefacts may take on the slowest device of use.
+
+    Parameters
+    ----------
+    pair : Sequence[Artefact]
+        Base and head.
+    batch : int
+        Images a call.
+
+    Returns
+    -------
+    float
+        Seconds. What a bare graph computes is not known; convolutions use a weight some hundred
+        times.
+    """
+    macs = sum(
+        each.manifest.cost.macs if isinstance(each, Bundle) else REUSE * each.parameters
+        for each in pair
+    )
+    return BLOCK_SECONDS + macs * batch * CALLS / SLOWEST
 
 
 def incomparable(base: Artefact, head: Artefact) -> tuple[str, ...]:

@@ -48,6 +48,14 @@ def tell(style: str, json_text: str, tables: Sequence[Any]) -> None:
         leave_stdout()
 
 
+def line(text: str) -> None:
+    """Print a line to stdout; that who reads it has gone (`| head`) ends no work."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        leave_stdout()
+
+
 def leave_stdout() -> None:
     """Write on into nothing: who read our output has gone (`| head`), but the work has not.
 

@@ -56,10 +56,13 @@ def command(
     from capdeploy.report import tables
 
     found = [entry for path in bundles for entry in bundle.find(path)]
-    names = [entry.manifest.name for entry in found]
-    if len(set(names)) != len(names):
-        raise ConfigError("two bundles have the same name; bench them one by one")
+    owners: dict[str, bundle.Bundle] = {}
     for entry in found:
+        if (other := owners.setdefault(entry.manifest.name, entry)) is not entry:
+            raise ConfigError(
+                f"{other.folder} and {entry.folder} are both called {entry.manifest.name}; bench "
+                "them one by one, or compare two with capdeploy gate"
+            )
         for side in (entry, entry.baseline()):
             if side is not None:
                 bundle.verify(side)

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from capdeploy.cli import _gate
-from capdeploy.cli._output import Progress, format_option, tell
+from capdeploy.cli._output import Progress, aside, format_option, tell
 
-INCONCLUSIVE = 5
+REGRESSED, INCONCLUSIVE = 1, 5
 
 
 @click.command()
@@ -24,6 +24,7 @@ def command(style: str, **flags: Any) -> int:
     from capdeploy import textfile
     from capdeploy.bench import calibrate, gate, history
     from capdeploy.bench.environment import read
+    from capdeploy.errors import UsageError
     from capdeploy.report import gate as shown
 
     base, head, profile, sampling = _gate.asked(flags)
@@ -48,14 +49,20 @@ def command(style: str, **flags: Any) -> int:
     if flags["base"] is None:
         report = history.judged(report, now, entries)
     tell(style, report.to_json(), shown.tables(report))
-    if flags["junit"] is not None:
-        textfile.write(flags["junit"], shown.junit(report), force=True)
-    if log is not None and report.rows:
-        history.append(log, now)
-    return _exit_code(report.verdict.kind, strict=flags["strict"]) or gate.exit_code(report)
+    code = _exit_code(report.verdict.kind, gate.exit_code(report), strict=flags["strict"])
+    try:
+        if log is not None and report.rows:
+            history.append(log, now)
+        if flags["junit"] is not None:
+            textfile.write(flags["junit"], shown.junit(report), force=True)
+    except (OSError, UsageError) as error:
+        if code != REGRESSED:
+            raise
+        aside(f"capdeploy: {error}")  # a regression is not to be hidden by a full disk
+    return code
 
 
-def _exit_code(verdict: str, *, strict: bool) -> int:
+def _exit_code(verdict: str, failed: int, *, strict: bool) -> int:
     if verdict == "regressed":
-        return 1
-    return INCONCLUSIVE if strict and verdict != "kept" else 0
+        return REGRESSED
+    return failed or (INCONCLUSIVE if strict and verdict != "kept" else 0)

@@ -69,6 +69,7 @@ def command(
 
 def _bundles(path: Path, style: str) -> None:
     from capdeploy import bundle
+    from capdeploy.errors import DigestError
     from capdeploy.report import manifest, plans, tables
     from capdeploy.values.plan import PruningPlan
     from capdeploy.values.report import Metrics
@@ -76,6 +77,9 @@ def _bundles(path: Path, style: str) -> None:
     documents = []
     for entry in bundle.find(path):
         metrics_file, plan_file = entry.path(bundle.METRICS), entry.path(bundle.PLAN)
+        for file in (metrics_file, plan_file):
+            if not file.is_file():
+                raise DigestError(f"{file} is missing; copy the bundle again")
         metrics = Metrics.from_json(metrics_file.read_bytes(), source=str(metrics_file))
         drawn = PruningPlan.from_json(plan_file.read_bytes(), source=str(plan_file))
         shown = [manifest.table(entry.manifest), tables.stages(metrics), tables.per_class(metrics)]

@@ -57,7 +57,7 @@ def _classes(data: str, split: str | None) -> tuple[tuple[str, ...], tuple[tuple
         for name in opened.splits
     }
     heads = tuple("images" if name == WHOLE else name for name in counts)
-    return ("class", "number", "also called", *heads), tuple(
+    return ("class", "label in the data", "also called", *heads), tuple(
         (
             name,
             str(number),

@@ -75,6 +75,7 @@ def _pixels(path: Path, opened: Bundle) -> Any:
     except pixels.BAD as error:
         reason = (
             error.strerror if isinstance(error, OSError) and error.strerror
+            else str(error) if type(error) is ValueError  # our own words
             else "it is none, or damaged"
         )  # fmt: skip
         raise DataError(f"{path} cannot be read as an image: {reason}") from error

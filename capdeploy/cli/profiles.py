@@ -7,7 +7,7 @@ import json
 import click
 
 from capdeploy.cli import _profiles
-from capdeploy.cli._output import format_option, tell
+from capdeploy.cli._output import format_option, line, tell
 
 
 @click.group()
@@ -52,7 +52,7 @@ def show(name: str) -> None:
     """Print profile NAME (or a .toml file) with all that it inherits, as JSON."""
     from capdeploy import profiles
 
-    click.echo(profiles.load(name).to_json().rstrip())
+    line(profiles.load(name).to_json().rstrip())
 
 
 @command.command()
@@ -64,8 +64,8 @@ def validate(files: tuple[str, ...]) -> None:
 
     found = {name: drafts.check(name) for name in files}
     for name, faults in found.items():
-        for line in faults or ("valid",):
-            click.echo(f"{name}: {line}")
+        for fault in faults or ("valid",):
+            line(f"{name}: {fault}")
     wrong = sum(map(bool, found.values()))
     if wrong:
         raise ConfigError(f"{wrong} of {len(found)} profile(s) not valid; see the lines above")

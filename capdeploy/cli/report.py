@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from capdeploy.cli._output import line
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -57,4 +59,4 @@ def command(folder: Path, output: Path | None, force: bool, style: str) -> None:
         raise OutputExistsError(f"{standing[0]} exists; choose another --output or add --force")
     for file, content in files.items():
         textfile.write(file, f"{content.rstrip()}\n", force=True)
-        click.echo(file)
+        line(str(file))

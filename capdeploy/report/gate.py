@@ -166,9 +166,9 @@ def junit(report: GateReport) -> str:
         )
         kind = "failure" if each.side == "head" else "error" if each.side else "skipped"
         ET.SubElement(case, kind, message=each.result.reason)
-    if isinstance(report.verdict, Incomparable):
-        case = ET.SubElement(suite, "testcase", classname="capdeploy", name="comparable")
-        ET.SubElement(case, "skipped", message="; ".join(report.verdict.differing))
+    if isinstance(report.verdict, (Incomparable, Inconclusive)):
+        case = ET.SubElement(suite, "testcase", classname="capdeploy", name=report.verdict.kind)
+        ET.SubElement(case, "skipped", message="; ".join(reasons(report)))
     for kind, tag in (("failures", "failure"), ("skipped", "skipped"), ("errors", "error")):
         suite.set(kind, str(len(suite.findall(f"testcase/{tag}"))))
     suite.set("tests", str(len(suite)))

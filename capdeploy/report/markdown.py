@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capdeploy.errors import printable
 from capdeploy.report.tables import Table
 
 
@@ -29,11 +30,11 @@ def render(table: Table) -> str:
     <BLANKLINE>
     """
     rules = [":--"] + ["--:"] * (len(table.columns) - 1)
-    lines = [f"### {table.title}", "", _line(table.columns), _line(tuple(rules))]
+    lines = [f"### {printable(table.title)}", "", _line(table.columns), _line(tuple(rules))]
     lines += [_line(row) for row in table.rows]
-    lines += ["", *(f"- {note}" for note in table.notes)]
+    lines += ["", *(f"- {printable(note)}" for note in table.notes)]
     return "\n".join(lines)
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"

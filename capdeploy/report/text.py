@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from capdeploy.errors import printable
 from capdeploy.report.tables import Table
 
 WIDEST_PIPE = 200
@@ -53,14 +54,19 @@ def render(table: Table, console: Console) -> None:
         Where to.
     """
     # As plain text: names of files may look like markup.
-    title = Text(table.title, style="table.title")
+    title = _plain(table.title, "table.title")
     laid = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, column in enumerate(table.columns):
         justify: Literal["left", "right"] = "left" if position == 0 else "right"
-        laid.add_column(Text(column), justify=justify, overflow="fold")
+        laid.add_column(_plain(column), justify=justify, overflow="fold")
     for row in table.rows:
-        laid.add_row(*map(Text, row))
+        laid.add_row(*map(_plain, row))
     console.print(laid)
     for note in table.notes:
-        console.print(Text(note, style="dim"))
+        console.print(_plain(note, "dim"))
     console.print()
+
+
+def _plain(words: str, style: str = "") -> Text:
+    """Take words as they are, but for what would steer a terminal."""
+    return Text(printable(words), style=style)

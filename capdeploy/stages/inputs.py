@@ -28,6 +28,7 @@ from capdeploy.values.classes import ClassSubset
 from capdeploy.values.recipe import Common, Recipe
 from capdeploy.values.training import Origin
 from capdeploy.weights import Reading
+from capdeploy.zoo import SOURCES
 
 UNEVEN = 3.0  # times more images of the commonest class than of the rarest: worth a word
 GLANCE = 256  # images for the look at the head-cut network
@@ -185,10 +186,12 @@ def device_for(recipe: Common) -> str:
 
 
 def dataset_of(recipe: Common) -> Dataset:
-    """Open the recipe's data set; no image is read yet."""
-    return samples.open_dataset(
-        recipe.data, split=recipe.split, group=recipe.split_group, seed=recipe.seed
-    )
+    """Open the recipe's data set; no image is read yet.
+
+    Whatever the seed, the test images are the same ones: a network that one seed trained may not
+    be judged, with another, by what it was trained on.
+    """
+    return samples.open_dataset(recipe.data, split=recipe.split, group=recipe.split_group)
 
 
 def samples_of(
@@ -229,6 +232,15 @@ def _tell_opened(recipe: Recipe, opened: Model, origin: Origin | None, say: Say)
     for tensors, word in ((found.unused, "not used"), (found.absent, "not in the file, fresh")):
         if tensors:
             say.note(f"{len(tensors)} tensors {word}: {_few(tensors)}")
+    known = found.architecture
+    heads = SOURCES.load(known.source).auxiliary(known.name)
+    with_heads = any(name.startswith(heads) for name in found.unused if heads)
+    if with_heads and "transform_input" not in known.arguments:
+        # No file tells; torchvision sets it where it fetches the weights itself.
+        say.note(
+            f"if these are torchvision's own weights, {known.name} wants its input in another "
+            f"scale: --arch {known} --arch-arg transform_input=true"
+        )
 
 
 def _few(names: Sequence[str]) -> str:

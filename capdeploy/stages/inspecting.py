@@ -7,7 +7,7 @@ from pathlib import Path
 from capdeploy import model, weights
 from capdeploy.prune import groups
 from capdeploy.stages.inputs import IMAGENET, stored
-from capdeploy.values.checkpoint import Architecture
+from capdeploy.values.checkpoint import Architecture, Preprocessing
 from capdeploy.values.inspection import Inspection, Whole
 from capdeploy.weights import Reading
 
@@ -43,7 +43,8 @@ def inspect(
     origin = weights.read_origin(file)
     preprocessing = origin.input if origin is not None else IMAGENET
     if size is not None:
-        preprocessing = preprocessing.model_copy(update={"height": size[0], "width": size[1]})
+        sized = preprocessing.model_dump() | {"height": size[0], "width": size[1]}
+        preprocessing = Preprocessing.from_plain(sized, source="--input-size")
     known = architecture or stored(file, origin, trust=reading.trust)
     opened = model.open(file, known, preprocessing, reading)
     found = groups.find(opened)

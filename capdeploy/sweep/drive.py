@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from capdeploy import bundle, pipeline, textfile, workplace
+from capdeploy.bench import environment
 from capdeploy.bench.child import THREAD_VARIABLES
 from capdeploy.errors import (
     CapdeployError,
@@ -32,7 +33,7 @@ from capdeploy.values.report import BenchmarkReport, RunReport, Skipped
 from capdeploy.values.sweep import Failure, SweepReport
 from capdeploy.workers import cores
 
-SWEEP, RUNS, LOGS = "sweep-recipe.toml", "runs", "logs"
+SWEEP, RUNS, LOGS, LOCK = "sweep-recipe.toml", "runs", "logs", ".lock"
 
 
 def run(grid: Grid, folder: Path, say: Say, *, jobs: int = 1, resume: bool = False) -> SweepReport:
@@ -90,7 +91,7 @@ def require(report: SweepReport) -> None:
 
 def _prepare(grid: Grid, folder: Path, *, resume: bool) -> None:
     ours = (folder / SWEEP).is_file()
-    if folder.exists() and not (resume and ours) and not workplace.is_empty(folder):
+    if folder.exists() and not (resume and ours) and not _bare(folder):
         hint = "--resume goes on with it" if ours else "it is no sweep; choose another --output"
         raise OutputExistsError(f"{folder} exists; {hint}")
     try:
@@ -100,10 +101,18 @@ def _prepare(grid: Grid, folder: Path, *, resume: bool) -> None:
         raise UsageError(f"{folder} cannot be written to: {error.strerror}") from error
 
 
+def _bare(folder: Path) -> bool:
+    """Tell whether a folder has nothing in it, or no more than a sweep that could not begin."""
+    return folder.is_dir() and all(
+        each.name == LOCK or (each.name in (RUNS, LOGS) and workplace.is_empty(each))
+        for each in folder.iterdir()
+    )
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder: two sweeps in it would undo each other's work."""
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         # Where there are no locks, nobody can tell.
         with contextlib.suppress(NotImplementedError):
@@ -236,8 +245,11 @@ def _measure(cell: Cell, output: Path, say: Say) -> None:
         raise StepFailedError(f"{output} has no {file.name}; remove it, and --resume makes it anew")
     before = RunReport.from_json(file.read_bytes(), source=str(file)).benchmark
     if isinstance(before, BenchmarkReport) and not before.missing and not _failed(before):
-        return
-    say.note(cell.name)
+        if not (differing := before.environment.differing(environment.read())):
+            return
+        say.note(f"{cell.name} was measured on another machine ({differing[0]}): again")
+    else:
+        say.note(cell.name)
     after = pipeline.measure(cell.recipe, output, say).benchmark
     if isinstance(after, BenchmarkReport) and after.missing:
         raise KeyboardInterrupt

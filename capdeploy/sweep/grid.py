@@ -36,6 +36,8 @@ QUESTION = frozenset(
         "runtime",
         "runtimes",
         "devices",
+        "split",
+        "split_group",
         "threads",
     }
 )

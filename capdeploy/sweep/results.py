@@ -122,9 +122,7 @@ def _faults(report: RunReport) -> Iterator[str]:
         if isinstance(row.result, Skipped) and row.result.failed:
             yield f"{row.settings.row}: {row.result.reason}"
         parity = row.result.parity if isinstance(row.result, Measured) else None
-        # Fewer bits answer otherwise by design; their accuracy is judged where they are made.
-        exact = row.settings.precision == "fp32"
-        if exact and parity is not None and not parity.holds:
+        if row.settings.exact and parity is not None and not parity.holds:
             yield f"{row.settings.row}: it answers differently from the network"
 
 

@@ -62,4 +62,8 @@ class Manifest(Noun):
             raise ValueError(f"file name {strange[0]!r} may not leave the bundle's folder")
         if self.baseline is not None and not FILE_NAME.fullmatch(self.baseline):
             raise ValueError(f"baseline {self.baseline!r} must be a folder beside the bundle")
+        kept = (each for each in self.quantized if each.rejected is None)
+        named = (self.artifact.file, *(file for each in kept for file in each.files))
+        if self.files and (unlisted := [file for file in named if file not in self.files]):
+            raise ValueError(f"graph {unlisted[0]!r} is not among its files")
         return self

@@ -131,6 +131,14 @@ class Settings(Noun):
         return self.runtime if self.precision == "fp32" else f"{self.runtime} {self.precision}"
 
     @property
+    def exact(self) -> bool:
+        """Whether it has to answer as the network does: fewer bits answer otherwise by design.
+
+        Their accuracy is judged where they are made. An NPU has no single precision.
+        """
+        return self.precision == "fp32" and self.device != "npu"
+
+    @property
     def row(self) -> str:
         """The row in words."""
         return f"{self.bundle} in {self.engine} on {self.device}"
@@ -141,8 +149,9 @@ class Skipped(Noun):
 
     kind: Literal["skipped"] = "skipped"
     reason: str = Field(min_length=1)
-    scope: Literal["row", "machine"] = Field(
-        default="row", description="machine: true of every bundle on this machine"
+    scope: Literal["row", "machine", "trust"] = Field(
+        default="row",
+        description="machine: true of every bundle on this machine; trust: a flag allows it",
     )
     failed: bool = Field(default=False, description="it should have run, and broke")
     error: str | None = Field(

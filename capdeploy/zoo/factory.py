@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -41,14 +42,21 @@ def _callable(name: str) -> Callable[..., Any]:
 @cache
 def _from_file(path: str) -> ModuleType:
     file = Path(path)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # Nobody imports it by this name, so that it hides no package.
+    name = f"architecture_{hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None or not file.is_file():
         raise ImportError("there is no such file")
     module = importlib.util.module_from_spec(spec)
     # Files beside it can be imported by it, as if it were run as a script.
     if str(file.parent.absolute()) not in sys.path:
         sys.path.append(str(file.parent.absolute()))
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # data classes look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

@@ -12,6 +12,9 @@ from capdeploy.catalog import nearest
 from capdeploy.errors import ArchitectureError
 from capdeploy.zoo import Source
 
+# A bundle of somebody else's may not make timm unpickle a file.
+FOREIGN = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+
 
 def _names() -> tuple[str, ...]:
     return tuple(timm.list_models())
@@ -25,6 +28,11 @@ def _build(name: str, arguments: Mapping[str, Any], outputs: int | None) -> nn.M
     if not timm.is_model(name):
         raise ArchitectureError(
             f"unknown architecture 'timm:{name}': {nearest(name, _names())} (a name of timm)"
+        )
+    if foreign := FOREIGN & arguments.keys():
+        raise ArchitectureError(
+            f"architecture timm:{name}: {min(foreign)} would read weights from elsewhere; leave it "
+            "away and name the checkpoint instead"
         )
     sized = {} if outputs is None else {"num_classes": outputs}
     try:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -253,6 +254,13 @@ def test_what_was_asked_for_by_name_has_to_be_there():
     assert gate.conclude(here, ["cuda"]).kind == "inconclusive"
     nowhere = gate.conclude(here, ["npu"])
     assert nowhere == Inconclusive(reasons=("nothing that was asked for runs on npu",))
+    # Nor may a flag that was forgotten make it green.
+    untrusted = absent.model_copy(update={"result": Skipped(reason="built by x", scope="trust")})
+    there = report.model_copy(update={"skipped": (untrusted,)})
+    assert gate.conclude(there) == Kept()
+    assert gate.conclude(there, ["openvino"]) == Inconclusive(
+        reasons=("openvino on cpu: built by x",)
+    )
     # What no machine can do is no open question.
     never = absent.model_copy(update={"result": Skipped(reason="it runs on no such device")})
     assert gate.conclude(report.model_copy(update={"skipped": (never,)}), ["openvino"]) == Kept()
@@ -283,6 +291,13 @@ def test_junit_counts_failures_and_open_questions():
     assert suite.find("testcase/failure").get("message") == "MACs: 1 < 2 & 3"
 
 
+def test_junit_tells_a_verdict_that_no_case_tells():
+    open_ = report_of([]).model_copy(update={"verdict": Inconclusive(reasons=("a", "b"))})
+    suite = ET.fromstring(shown.junit(open_))
+    assert (suite.get("tests"), suite.get("skipped")) == ("1", "1")
+    assert suite.find("testcase/skipped").get("message") == "a; b"
+
+
 def test_history_keeps_every_line_and_knows_this_machine(tmp_path):
     settings = Settings(bundle="b", runtime="fake", device="cpu", threads=1)
     row = contest.contest(Weather(0), settings, profile(), FEW)
@@ -298,7 +313,11 @@ def test_history_keeps_every_line_and_knows_this_machine(tmp_path):
     assert isinstance(history.compare(first, other_rows), Inconclusive)
     assert isinstance(history.judged(report, first, ()).verdict, Inconclusive)
     assert history.judged(report, first, (first,)).verdict == Kept()
-    red = report.model_copy(update={"verdict": Regressed(findings=("x",))})
+    # A network against itself: whatever was found, it is not red.
+    slower = report.model_copy(update={"verdict": Regressed(findings=("slower",))})
+    assert history.judged(slower, first, (first,)).verdict == Inconclusive(reasons=("slower",))
+    broken = Fact(name="parity", base="1", head="2", outcome="regressed", finding="x")
+    red = slower.model_copy(update={"facts": (broken,)})
     assert history.judged(red, first, (first,)).verdict == red.verdict
     worse = Fact(name="MACs", base="1", head="2", outcome="same")
     before = Fact(name="MACs", base="1", head="1", outcome="same")
@@ -315,6 +334,28 @@ def test_history_keeps_every_line_and_knows_this_machine(tmp_path):
     other = history.compare(elsewhere, first)
     assert isinstance(other, Incomparable)
     assert "Abacus 3000" in other.differing[0]
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path):
+    settings = Settings(bundle="b", runtime="fake", device="cpu", threads=1)
+    row = contest.contest(Weather(0), settings, profile(), FEW)
+    log, line = tmp_path / "history.jsonl", history.entry(report_of([row]))
+    history.append(log, line)
+    log.write_text(log.read_text().rstrip("\n"))  # as an editor may leave it
+    history.append(log, line)
+    assert history.read(log) == (line, line)
+    full = log.read_bytes()
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(full) + 40, before[1]))
+        with pytest.raises(OSError, match="No space left"):
+            history.append(log, line)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert log.read_bytes() == full
 
 
 def test_a_calibration_is_used_on_its_own_machine_only(tmp_path):
@@ -414,7 +455,8 @@ def test_where_a_device_ships_fewer_bits_their_bytes_and_accuracy_count(pair):
     ships = ships.model_copy(
         update={"runtime": ships.runtime.model_copy(update={"precision": "int8"})}
     )
-    before = resealed(head, quantized=[int8])
+    entry = {"files__model.int8.onnx": {"sha256": "0" * 64, "size_bytes": 1}}
+    before = resealed(head, quantized=[int8], **entry)
     assert not facts.shipped(base, before, ships)  # the row of its latency says what is lacking
     assert {fact.outcome for fact in facts.shipped(before, before, ships)} == {"same"}
     after = resealed(head, quantized=[worse])

@@ -1,9 +1,11 @@
 """Blocks that something else on the machine has slowed down are made again."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from capdeploy.bench.child import ChildDiedError
 from capdeploy.bench.contest import Sampling
 from capdeploy.bench.processes import AGAIN, Processes, pace
 from capdeploy.values.gate import Block
@@ -55,3 +57,42 @@ def test_what_the_head_took_does_not_pick_blocks():
     for heads in ((1.0, 9.0), (9.0, 1.0)):
         ring = Weather(1.0, 1.0, heads=heads)
         assert sorted(block.head_wall_ms[0] for block in ring.calm(2, 10.0)) == [1.0, 9.0]
+
+
+class Deaths(Processes):
+    """Processes that live or die in a given order; remembers which side was run."""
+
+    def __init__(self, *lives):
+        super().__init__(Path("base"), Path("head"), SETTINGS, Sampling())
+        self.lives, self.asked = list(lives), []
+
+    def _block(self, head):
+        self.asked.append(str(head))
+        if not self.lives.pop(0):
+            raise ChildDiedError("killed")
+        return Block(
+            first="base", base_wall_ms=(1.0,), head_wall_ms=(1.0,), base_cpu_ms=(1.0,),
+            head_cpu_ms=(1.0,), calls=(3, 3), repeated=0, affinity=(), effective={},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lives", "at_fault", "asked"),
+    [
+        ((1, 1), None, ["base", "head"]),
+        ((1, 0, 1, 1), None, ["base", "head", "base", "head"]),  # once is no proof
+        ((1, 0, 1, 0), "head", ["base", "head", "base", "head"]),
+        ((1, 0, 0), "base", ["base", "head", "base"]),  # nothing runs here any more
+        ((0, 1, 1), None, ["base", "base", "head"]),
+        ((0, 0), "base", ["base", "base"]),
+    ],
+)
+def test_a_process_that_dies_once_is_nobody_s_fault(lives, at_fault, asked):
+    ring = Deaths(*lives)
+    if at_fault is None:
+        assert len(ring.blocks(1, itself=True) + ring.blocks(1)) == 2
+    else:
+        with pytest.raises(ChildDiedError, match="killed"):
+            ring.blocks(1, itself=True), ring.blocks(1)
+        assert ring.at_fault == at_fault
+    assert ring.asked == asked

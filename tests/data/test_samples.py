@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from capdeploy.errors import DataError
+from capdeploy.progress import Quiet
 from capdeploy.samples import Samples, open_dataset
 from capdeploy.values.checkpoint import Preprocessing
 from capdeploy.values.classes import ClassSubset
@@ -101,17 +102,17 @@ def test_an_image_too_thin_to_crop_is_a_bad_image(root):
 def test_a_class_without_images(root):
     for file in (root / "train" / "a").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(DataError, match="a class has no readable images in the train split"):
+    with pytest.raises(DataError, match="class a has no readable images in the train split"):
         opened(root, bad=99)
     for file in sorted((root / "train" / "a").iterdir())[1:]:
         file.unlink()
     Image.new("RGB", (8, 8)).save(root / "train" / "a" / "0.png")
-    with pytest.raises(DataError, match="too few training images to hold some back"):
+    with pytest.raises(DataError, match="class a needs 2 training images at least"):
         opened(root)
     for name in ("b", "c"):
         for file in sorted((root / "train" / name).iterdir())[1:]:
             file.unlink()
-    with pytest.raises(DataError, match="too few training images to hold some back"):
+    with pytest.raises(DataError, match="class c needs 2 training images at least"):
         opened(root)  # of no class is there more than one
     (root / "train" / "a" / "0.png").unlink()
     with pytest.raises(DataError, match="class a has no images in the train split"):
@@ -154,3 +155,34 @@ def test_a_bad_image_of_a_dropped_class_costs_no_run(root):
     (root / "train" / "b" / "3.png").write_bytes(b"no image")
     others = samples.dropped(10, seed=0)
     assert (len(others), samples.bad) == (9, [])
+
+
+def with_val(root, names=("a", "b", "c")):
+    for label, name in enumerate(names):
+        folder = root / "val" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (9, 7), (label * 80, 250, 5)).save(folder / "v.png")
+
+
+def test_images_that_the_owner_set_apart_validate(root):
+    with_val(root)
+    samples = opened(root)
+    assert colours(samples.validation)[:, 1].tolist() == [250, 250]
+    assert np.bincount(samples.train.labels).tolist() == [10, 10]  # nothing is held back
+    assert len(samples.open_test()) == 8
+
+
+def test_where_the_owner_set_none_apart_some_are_held_back(root):
+    with_val(root, ("a", "b"))
+    said = Said()
+    samples = opened(root, say=said)
+    assert sorted(colours(samples.validation)[:, 1]) == [160, 160, 180, 180]
+    assert "val lacks a class; some of train are held back to validate instead" in said.notes
+
+
+class Said(Quiet):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
