@@ -13,6 +13,7 @@ from capdeploy import bundle, profiles, recipes
 from capdeploy.bench import child, contest, duel, facts, floor, gate, history, sides
 from capdeploy.bench.contest import Sampling
 from capdeploy.bench.duel import Arena
+from capdeploy.cli import gate as command
 from capdeploy.errors import ConfigError, DigestError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import gate as shown
@@ -72,6 +73,8 @@ def test_equal_bundles_have_equal_facts(pair):
         ({"cost__parameters": 10**7}, "parameters", "10,000,000"),
         ({"cost__macs": 10**9}, "MACs", "MACs: "),
         ({"classes__names": ["1", "7", "4"]}, "labels", "7, 1, 4 -> 1, 7, 4"),
+        ({"reject_output": 3}, "labels", "7, 1, 4 -> 7, 1, 4, none of them"),
+        ({"head_cut": False}, "labels", "7, 1, 4 -> 7 7, 1 1, 4 4 of 10"),
         ({"preprocessing__mean": [0.1, 0.5, 0.5]}, "preprocessing", "preprocessing changed"),
     ],
 )
@@ -389,6 +392,41 @@ def test_a_run_s_folder_stands_for_its_one_bundle(run, tmp_path):
 def test_a_dead_child_is_said():
     with pytest.raises(child.ChildDiedError, match="No module named"):
         child.run("capdeploy.no_such_module", {}, threads=1, timeout=60)
+
+
+def test_a_child_that_is_killed_is_not_told_by_its_last_warning(tmp_path, monkeypatch):
+    (tmp_path / "dies.py").write_text(
+        "import os, signal, sys\n"
+        "sys.stderr.write('a warning\\n')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "says.py").write_text("raise SystemExit('\\x1b[31mred')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(child.ChildDiedError, match=r"^the process was killed by signal 9$"):
+        child.run("dies", {}, threads=1, timeout=60)
+    with pytest.raises(child.ChildDiedError, match=r"^the process ended: \\x1b\[31mred$"):
+        child.run("says", {}, threads=1, timeout=60)
+
+
+def test_slow_networks_have_more_time(pair):
+    base, head = pair
+    few, many = (sides.seconds((base, sides.read(head)), batch) for batch in (1, 32))
+    assert sides.BLOCK_SECONDS < few < many
+    slow = resealed(head, cost__macs=10**10)  # on a board with 5e8 MACs a second
+    assert sides.seconds((base, slow), 1) > 20 * 130
+    graph = sides.read(base.folder / "model.onnx")
+    assert sides.seconds((graph, graph), 1) > sides.BLOCK_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("verdict", "failed", "strict", "code"),
+    [
+        ("regressed", 4, True, 1), ("inconclusive", 4, True, 4), ("inconclusive", 0, True, 5),
+        ("inconclusive", 0, False, 0), ("kept", 0, True, 0), ("incomparable", 0, True, 5),
+    ],
+)  # fmt: skip
+def test_a_base_that_cannot_be_measured_is_told_under_strict_too(verdict, failed, strict, code):
+    assert command._exit_code(verdict, failed, strict=strict) == code
 
 
 def test_this_machine_s_noise_floor_is_a_share():

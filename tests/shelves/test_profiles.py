@@ -1,15 +1,17 @@
 """Shipped profiles: their facts, whom they match, and how one is edited."""
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from capdeploy import profiles, textfile
 from capdeploy.bench import drafts, environment
-from capdeploy.errors import ConfigError, OutputExistsError
+from capdeploy.errors import ConfigError, OutputExistsError, UsageError
 from capdeploy.values.environment import Environment
 
 HERE = Environment(cpu_model="", arch="aarch64", isa=(), cores_allowed=64, memory_mib=1, kernel="",
@@ -153,6 +155,29 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert "UsageError" in done.stderr.splitlines()[-1], done.stderr
     assert file.read_text() == "three"
     assert {path.name for path in tmp_path.iterdir()} == {"mine.toml", "link.toml"}
+
+
+def test_what_is_no_plain_file_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text)
+        textfile.require_writable(pipe)
+        textfile.write(pipe, "one", force=True)
+        assert read.result() == "one"
+    assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_file_in_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    file = tmp_path / "gate.xml"
+    file.touch()
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(UsageError, match=f"permission denied for {tmp_path}"):
+            textfile.require_writable(file)
+    finally:
+        tmp_path.chmod(0o700)
 
 
 def test_a_profile_inherits_from_a_file_beside_it(tmp_path, monkeypatch):

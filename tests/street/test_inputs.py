@@ -11,6 +11,7 @@ from capdeploy import stages
 from capdeploy.cli import main
 from capdeploy.errors import ArchitectureError, ClassesError, UntrustedError
 from capdeploy.progress import Quiet
+from capdeploy.stages import inputs
 from capdeploy.stages.inputs import _brought, _tell_unknown
 from capdeploy.train import finetune
 from capdeploy.train.course import Course
@@ -59,6 +60,19 @@ def test_a_wrong_map_of_labels_is_noticed(trained, tmp_path):
     file.write_text(f"{{{turned}}}")
     _, say = opened(trained, label_map=str(file), classes=())
     assert say.heard("which output each class is")
+
+
+def test_the_seed_does_not_draw_other_test_images(trained, image_folder):
+    """Else a network would be judged by images that another seed has trained it on."""
+    changes = {"data": f"folder:{image_folder / 'train'}", "split": "50/50"}
+    first, second = (inputs.dataset_of(recipe(trained, seed=seed, **changes)) for seed in (0, 7))
+    for split in ("train", "test"):
+        shown = [
+            [each.describe(split, row) for row in range(len(each.labels(split)))]
+            for each in (first, second)
+        ]
+        assert shown[0] == shown[1]
+        assert shown[0]
 
 
 def test_uneven_classes_are_said_and_samples_per_class_evens_them(trained, image_folder):

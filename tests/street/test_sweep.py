@@ -1,5 +1,6 @@
 """Many runs beside each other: the grid, the runs, what a killed sweep leaves, and the front."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capdeploy import pipeline
-from capdeploy.bench import environment
-from capdeploy.errors import ConfigError, OutputExistsError, UsageError
+from capdeploy.bench import budgets, environment
+from capdeploy.errors import ConfigError, OutputExistsError, ParityError, UsageError
 from capdeploy.progress import Quiet
 from capdeploy.report import sweep as tables
 from capdeploy.sweep import drive, grid, results
@@ -112,8 +113,11 @@ def test_a_network_that_answers_wrongly_is_a_failure(run):
     assert not list(results._faults(run.report))
 
 
-@pytest.mark.parametrize(("precision", "faults"), [("fp32", 1), ("int8", 0)])
-def test_fewer_bits_answer_otherwise_by_design(run, precision, faults):
+@pytest.mark.parametrize(
+    ("precision", "device", "faults"),
+    [("fp32", "cpu", 1), ("int8", "cpu", 0), ("fp32", "npu", 0)],  # which computes in half
+)
+def test_fewer_bits_answer_otherwise_by_design(run, precision, device, faults):
     proof = run.report.models[1].artifact.parity[-1]
     away = proof.model_copy(update={"top1_agreement": 0.97, "max_abs_error": 0.3})
     measured = Measured(
@@ -121,7 +125,7 @@ def test_fewer_bits_answer_otherwise_by_design(run, precision, faults):
         size_bytes=1, parity=away,
     )  # fmt: skip
     settings = Settings(
-        bundle="ratio-0.5", runtime="onnxruntime", device="cpu", threads=1, precision=precision
+        bundle="ratio-0.5", runtime="onnxruntime", device=device, threads=1, precision=precision
     )
     report = BenchmarkReport(
         environment=environment.read(), profile="this-host", emulated=False, includes="all",
@@ -129,6 +133,8 @@ def test_fewer_bits_answer_otherwise_by_design(run, precision, faults):
     )  # fmt: skip
     found = results._faults(run.report.model_copy(update={"benchmark": report}))
     assert len(list(found)) == faults
+    with pytest.raises(ParityError) if faults else contextlib.nullcontext():
+        budgets.require(report)
 
 
 def test_without_a_runtime_of_graphs_rows_have_no_latency(run, trained):
@@ -314,6 +320,20 @@ def test_a_row_that_failed_is_measured_again(copied):
     assert (output / "runs" / "distinct" / "report.json").read_bytes() == before
 
 
+def test_what_another_machine_measured_is_measured_again(copied):
+    """Else one front would hold latencies of both."""
+    found, output = copied
+    file = output / "runs" / "similar" / "report.json"
+    report = RunReport.from_json(file.read_text())
+    other = report.benchmark.environment.model_copy(update={"cpu_model": "another"})
+    benchmark = report.benchmark.model_copy(update={"environment": other})
+    file.write_text(report.model_copy(update={"benchmark": benchmark}).to_json())
+    before = (output / "runs" / "distinct" / "report.json").read_bytes()
+    assert not drive.run(found, output, Quiet(), resume=True).failures
+    assert RunReport.from_json(file.read_text()).benchmark.environment == environment.read()
+    assert (output / "runs" / "distinct" / "report.json").read_bytes() == before
+
+
 def test_a_limit_out_of_reach_is_listed_and_costs_nothing_else(copied):
     found, output = copied
     file = output / "runs" / "similar" / "report.json"
@@ -370,6 +390,16 @@ def test_two_sweeps_do_not_share_a_folder(swept):
 def test_a_folder_of_something_else_is_left_alone(sweep, tmp_path):
     with pytest.raises(OutputExistsError, match="it is no sweep; choose another --output"):
         drive.run(grid.read(sweep, {}, []), tmp_path, Quiet(), resume=True)
+
+
+@pytest.mark.parametrize("left", [("runs", "logs"), ("runs", "logs", ".lock"), ()])
+def test_a_sweep_that_could_not_begin_may_be_begun_again(tmp_path, left):
+    for name in left:
+        (tmp_path / name).touch() if name == ".lock" else (tmp_path / name).mkdir()
+    assert drive._bare(tmp_path)
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    (tmp_path / "runs" / "a").mkdir()
+    assert not drive._bare(tmp_path)
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep):
