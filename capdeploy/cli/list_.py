@@ -18,7 +18,7 @@ SHELVES = ("strategies", "runtimes", "data", "trackers", "architectures")
 @click.option("--split", help="Of data that has no test part, for example 80/20.")
 @format_option
 def command(shelf: str, data: str | None, split: str | None, style: str) -> None:
-    """List the members of a SHELF, or the classes of a data set."""
+    """List a SHELF: strategies, runtimes, data, trackers, architectures; or classes (of --data)."""
     from capdeploy.report.tables import Table
 
     if (shelf == "classes") != (data is not None):
@@ -31,7 +31,29 @@ def command(shelf: str, data: str | None, split: str | None, style: str) -> None
         "schema_version": 1,
         shelf: [dict(zip(columns, row, strict=True)) for row in rows],
     }
-    tell(style, json.dumps(document), [Table(shelf.capitalize(), columns, rows)])
+    tables = [Table(shelf.capitalize(), columns, rows)]
+    if shelf == "strategies":
+        columns, rows = _strategy_options()
+        document["options"] = [dict(zip(columns, row, strict=True)) for row in rows]
+        tables.append(Table("Options, by --strategy-arg name=value", columns, rows))
+    tell(style, json.dumps(document), tables)
+
+
+def _strategy_options() -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Say what the options of each strategy do, and which values they take."""
+    from capdeploy.strategies import STRATEGIES
+
+    return ("strategy", "option", "default", "values", "what it does"), tuple(
+        (
+            name,
+            key,
+            str(option.default),
+            " ".join(option.choices) or f"{option.least:g} to {option.most:g}",
+            option.doc,
+        )
+        for name in STRATEGIES.names()
+        for key, option in STRATEGIES.load(name).options.items()
+    )
 
 
 def _layout(kind: str) -> str:
@@ -83,7 +105,7 @@ def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
                 name,
                 "yes" if entry.class_aware else "no",
                 entry.summary,
-                ", ".join(f"{key}={option.default}" for key, option in entry.options.items()),
+                ", ".join(entry.options),
                 entry.paper,
             )
             for name, entry in judged

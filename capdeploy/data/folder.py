@@ -33,5 +33,6 @@ def _open(location: str) -> Files:
 
 DATASET = Kind(
     open=_open,
-    layout="folder:ROOT with train/CLASS/* and val/CLASS/* or test/CLASS/*; or CLASS/* (--split)",
+    layout="folder:ROOT with train/CLASS/* and test/CLASS/*, val/CLASS/* or both; "
+    "or CLASS/* (--split)",
 )
