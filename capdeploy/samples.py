@@ -84,11 +84,10 @@ class Images:
         ]
         longest = max(map(len, queues))
         turns = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
-        return self.only(np.array(turns[:count], dtype=np.int64))
-
-    def first(self, count: int) -> Images:
-        """Return the first images, at most `count`."""
-        return self.only(np.arange(min(count, len(self)), dtype=np.int64))
+        chosen = np.array(turns[:count], dtype=np.int64)
+        if longest > 2 * min(map(len, queues)):  # else the last ones would all be of one class
+            chosen = generator.permutation(chosen)
+        return self.only(chosen)
 
     def only(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Images:
         """Return the images at some positions, or those of which a mask (N,) says so."""

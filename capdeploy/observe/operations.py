@@ -39,6 +39,11 @@ _MAXIMA = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)
 _LINEAR_MAPS = (
     nn.Flatten, nn.ZeroPad2d, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample,
 )  # fmt: skip
+_MOVERS = {
+    "transpose", "permute", "flip", "roll", "view", "reshape", "max_pool2d", "channel_shuffle",
+    "native_channel_shuffle", "getitem", "index_select", "gather", "take_along_dim", "swapaxes",
+    "swapdims", "movedim", "moveaxis",
+}  # fmt: skip
 
 
 def operation(
@@ -129,4 +134,4 @@ def _to_the_signal(inputs: Tensors, relevance: torch.Tensor) -> Shares:
 def _moves(kind: Any) -> bool:
     """Tell whether an operation that keeps the shape may still move values to other places."""
     name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-    return name in {"transpose", "permute", "flip", "roll", "view", "reshape", "max_pool2d"}
+    return name in _MOVERS

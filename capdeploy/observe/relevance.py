@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from capdeploy.errors import ArchitectureError
 from capdeploy.observe import operations, rules
-from capdeploy.observe.fold import fold
+from capdeploy.observe.fold import TOLERANCE, fold
 from capdeploy.observe.rules import Halves, Rules
+from capdeploy.observe.taps import evaluating
 from capdeploy.observe.trace import Trace
 from capdeploy.observe.walk import call
 
@@ -85,7 +86,7 @@ class Explainer:
     Raises
     ------
     ArchitectureError
-        If torch.fx cannot trace the network (control flow that depends on values).
+        If torch.fx cannot trace the network, or traces something that answers otherwise.
     """
 
     def __init__(self, network: nn.Module, seen: Trace, rules: Rules, images: torch.Tensor) -> None:
@@ -108,6 +109,24 @@ class Explainer:
             name: Halves(layer)
             for name, layer in self._modules.items() if isinstance(layer, nn.Conv2d)
         }  # fmt: skip
+        self._prove(network, images)
+
+    def _prove(self, network: nn.Module, images: torch.Tensor) -> None:
+        """Stop unless what was traced is the network: tracing sees one way through it only."""
+        with torch.no_grad(), evaluating(network):
+            wanted = network(images)
+        try:
+            values = self._forward(images)
+            last = next(reversed(self._graph.graph.nodes))
+            off = float((values[last.args[0]] - wanted).abs().max())
+        except Exception as error:  # another way through it than the one that runs may do anything
+            raise ArchitectureError("torch.fx cannot follow the network's own decisions") from error
+        if not off <= TOLERANCE * float(wanted.abs().max()):
+            raise ArchitectureError("what torch.fx traces answers otherwise than the network")
+        for node, value in values.items():
+            several = isinstance(value, (tuple, list)) and not isinstance(value, torch.Size)
+            if several and node.target is operator.getitem:  # of which piece is its relevance?
+                raise ArchitectureError("the network slices a list of responses")
 
     def explain(
         self, images: torch.Tensor, targets: torch.Tensor, *, to_input: int = 0
@@ -276,5 +295,6 @@ class _Flow:
         whole, place = cast(tuple[fx.Node, int], node.args)
         if not isinstance(values[whole], (tuple, list)):
             return False
-        self.pieces.setdefault(whole, {})[place] = relevance
+        known = self.pieces.setdefault(whole, {})
+        known[place] = known[place] + relevance if place in known else relevance
         return True

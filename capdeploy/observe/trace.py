@@ -78,7 +78,7 @@ def trace(network: nn.Module, example: torch.Tensor) -> Trace:
     Raises
     ------
     ArchitectureError
-        If the pass fails or the answer is not (N, outputs).
+        If the pass fails or changes the example, or the answer is not (N, outputs).
     """
     seen = Trace()
     makers: dict[int, tuple[str, torch.Tensor, int]] = {}
@@ -107,14 +107,19 @@ def trace(network: nn.Module, example: torch.Tensor) -> Trace:
         if isinstance(layer, (nn.Conv2d, nn.Linear, *NORMS))
     ]
     with torch.no_grad(), evaluating(network), tapped(network, watched, note):
+        shown = example.clone()
         try:
-            answer = network(example)
+            answer = network(shown)
         except Exception as error:  # the user's network may raise anything
             line = (str(error) or type(error).__name__).splitlines()[0]
             raise ArchitectureError(
                 f"the network cannot take an input of {tuple(example.shape[1:])}: {line}; "
                 "check --input-size"
             ) from error
+    if shown._version:  # what is shown to several networks would be another image each time
+        raise ArchitectureError(
+            "the network changes its input in place; let its forward function work on a copy"
+        )
     if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
         shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise ArchitectureError(f"the network answers {shape}, expected (images, classes)")

@@ -7,6 +7,7 @@ network when the group's lowest channels answer zero, all else being whole. No l
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from capdeploy import workplace
+from capdeploy.errors import PlanError
 from capdeploy.model import Model
 from capdeploy.observe.taps import evaluating
 from capdeploy.progress import Say
@@ -111,8 +113,14 @@ def _curve(
                          log_target=True)
                 for batch, target in zip(batches, whole, strict=True)
             ]  # fmt: skip
+        harm = float(sum(divergence)) / sum(map(len, batches))
+        if not math.isfinite(harm):
+            raise PlanError(
+                f"group {group.name}: without {count} of its {group.width} channels the network's "
+                "answers are not finite; use another --allocation"
+            )
         counts.append(count)
-        harms.append(max(harms[-1], float(sum(divergence)) / sum(map(len, batches))))
+        harms.append(max(harms[-1], harm))
     # Beyond the last level nothing was measured; losing the rest is made to look much worse.
     counts.append(group.width + 1)
     harms.append(2 * harms[-1] + 1e-9)

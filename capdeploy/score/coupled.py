@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from capdeploy.observe import moments, rows
+from capdeploy.rebuild import can_narrow
 from capdeploy.score.judged import Judged
 from capdeploy.strategies import Consumer, Coupled, Strategy, Value, Watch
 from capdeploy.values.group import Group, Member
@@ -185,6 +186,8 @@ def _coupled_weights(module: nn.Module, group: Group) -> torch.Tensor:
     parts = []
     for member in group.members:
         layer = module.get_submodule(member.layer)
+        if not can_narrow(layer):  # one weight for all channels; its group stays whole
+            continue
         for parameter in layer.parameters(recurse=False):
             if member.side == "in" and parameter.ndim < 2:
                 continue

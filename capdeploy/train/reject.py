@@ -127,8 +127,8 @@ def add(model: Model, kept: Images, others: Images, *, batch_size: int) -> Model
     Hendrycks et al., Deep anomaly detection with outlier exposure, ICLR 2019, for the use of images
     of other classes; here they train a single linear output.
     """
-    kept = kept.take(MOST, seed=0)
-    features, answers = _read(model, [kept, others.first(MOST)], batch_size)
+    kept, others = kept.take(MOST, seed=0), others.only(np.arange(min(MOST, len(others))))
+    features, answers = _read(model, [kept, others], batch_size)
     weight, bias = fit(features, answers, len(kept))
     module = model.copy_module()
     head = module.get_submodule(model.head)

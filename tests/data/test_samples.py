@@ -186,3 +186,15 @@ class Said(Quiet):
 
     def note(self, message):
         self.notes.append(message)
+
+
+def test_uneven_classes_are_mixed_to_the_end(root):
+    """Batch statistics come from batches: one of a single class lacks what is between classes."""
+    for split, count in (("train", 90),):
+        for index in range(10, 10 + count):
+            Image.new("RGB", (9, 7), (0, index, 5)).save(root / split / "a" / f"{index}.png")
+    shown = opened(root).train.take(70, seed=0)
+    assert np.bincount(shown.labels).tolist() == [8, 62]
+    assert 0 in shown.labels[-35:]  # were they dealt in turn, the last 54 would be of one class
+    even = opened(root, kept=(1, 2)).train.take(16, seed=0).labels
+    assert even.tolist() == [0, 1] * 8

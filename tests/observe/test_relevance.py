@@ -243,6 +243,94 @@ def test_few_images_of_a_batch_are_followed_to_the_pixels(make):
         assert torch.equal(none.layers[name], relevance)
 
 
+class Optional(nn.Module):
+    """Answers otherwise where it is given more than images, as many networks do in training."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.conv, self.head = kind, nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, images, other=None):
+        if self.kind == "mask" and other is not None:
+            images = images * other
+        answer = self.head(F.relu(self.conv(images)).mean(dim=(2, 3)))
+        if self.kind == "loss" and other is not None:
+            return answer, F.cross_entropy(answer, other)
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("loss", "cannot follow the network's own decisions"), ("mask", "answers otherwise")],
+)
+def test_another_way_through_the_network_is_not_explained(kind, words):
+    torch.manual_seed(0)
+    network, images = Optional(kind).eval(), torch.rand(2, 3, 8, 8)
+    with pytest.raises(ArchitectureError, match=words):
+        Explainer(network, trace(network, images), Rules(), images)
+
+
+class Branches(nn.Module):
+    """A stem is split in two; the second half goes on as it is and through a layer, as in CSP."""
+
+    def __init__(self, twice):
+        super().__init__()
+        self.stem, self.more = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(2, 2, 1, bias=False)
+        self.head, self.twice = nn.Linear(6, 3, bias=False), twice
+
+    def forward(self, images):
+        parts = F.relu(self.stem(images)).chunk(2, dim=1)
+        second = parts[1]
+        again = parts[1] if self.twice == "twice" else second
+        first = parts[:1][0] if self.twice == "slice" else parts[0]
+        joined = torch.cat([first, second, F.relu(self.more(again))], dim=1)
+        return self.head(joined.mean(dim=(2, 3)))
+
+
+def test_a_piece_that_is_read_twice_keeps_its_relevance():
+    images, found = torch.rand(2, 3, 6, 6), []
+    for twice in ("once", "twice"):
+        torch.manual_seed(0)
+        network = Branches(twice).eval()
+        explainer = Explainer(network, trace(network, images), Rules(), images)
+        found.append(explainer.explain(images, torch.tensor([0, 1])).layers["stem"])
+    assert torch.allclose(*found)
+    network = Branches("slice").eval()
+    with pytest.raises(ArchitectureError, match="slices a list of responses"):
+        Explainer(network, trace(network, images), Rules(), images)
+
+
+class Shuffled(nn.Module):
+    def __init__(self, shuffle):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 2, 1, bias=False)
+        self.shuffle = shuffle
+        self.register_buffer("order", torch.tensor([0, 2, 1, 3]))
+
+    def forward(self, images):
+        if self.shuffle == "module":
+            moved = nn.functional.channel_shuffle(self.conv(images).relu(), 2)
+        elif self.shuffle == "index":
+            moved = self.conv(images).relu()[:, self.order]
+        else:
+            moved = self.conv(images).relu().index_select(1, self.order)
+        return self.head(moved).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("shuffle", ["module", "index", "select"])
+def test_channels_that_are_moved_take_their_relevance_with_them(shuffle):
+    torch.manual_seed(0)
+    network, images = Shuffled(shuffle).eval(), torch.rand(2, 3, 4, 4)
+    explainer = Explainer(network, trace(network, images), Rules(), images)
+    found = explainer.explain(images, torch.tensor([0, 1])).layers["conv"].sum(dim=(2, 3))
+    plain = nn.Sequential(copy.deepcopy(network.conv), nn.ReLU(), copy.deepcopy(network.head),
+                          nn.AdaptiveAvgPool2d(1), nn.Flatten())  # fmt: skip
+    plain[2].weight.data = network.head.weight.data[:, network.order]
+    other = Explainer(plain, trace(plain, images), Rules(), images)
+    wanted = other.explain(images, torch.tensor([0, 1])).layers["0"].sum(dim=(2, 3))
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
 class Plain(nn.Module):
     """What the library that we compare with can handle: a chain of modules."""
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from capdeploy.errors import ArchitectureError
 from capdeploy.observe.taps import tapped
 from capdeploy.observe.trace import trace
 from capdeploy.observe.walk import Walk
@@ -208,3 +209,22 @@ def test_only_plain_sums_of_two_values_count():
     walk = Walk(Scaled().eval(), made)
     found = {name: walk.at(name, 0).beside for name in ("first", "second", "third", "fourth")}
     assert [name for name, value in found.items() if value is not None] == ["fourth"]
+
+
+class InPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, images):
+        images -= 0.5
+        return self.head(self.conv(images).mean(dim=(2, 3)))
+
+
+def test_a_network_that_changes_its_input_is_refused():
+    """It is shown the same tensor many times, and would see another image each time."""
+    images = torch.rand(2, 3, 8, 8)
+    before = images.clone()
+    with pytest.raises(ArchitectureError, match="changes its input in place"):
+        trace(InPlace().eval(), images)
+    assert torch.equal(images, before)

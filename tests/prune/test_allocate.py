@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import nn
 
 from capdeploy import score
 from capdeploy.errors import ConfigError, PlanError
@@ -517,3 +518,24 @@ def test_a_pattern_that_protects_nothing_is_refused(resnet, pattern):
     ):
         planning.draw(ground, Budget(ratio=0.5, protect=(pattern,)))
     assert planning.draw(ground, Budget(ratio=0.5, protect=("layer4*",))).after.macs
+
+
+class Normed(nn.Module):
+    """Divides by the size of its features, which is nothing once all of a group are gone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
+
+    def forward(self, images):
+        maps = torch.relu(self.conv(images)).mean(dim=(2, 3))
+        return self.head(maps / maps.norm(dim=1, keepdim=True))
+
+
+def test_answers_that_are_no_numbers_are_not_harmless(digits, tmp_path):
+    torch.manual_seed(0)
+    narrow = head.cut(wrap(Normed().eval()), SUBSET)
+    found, images = groups.find(narrow), digits.train.take(8, seed=0)
+    scores = score.run("ln_norm", score.Judged(narrow, found, images, None, 8, 0))
+    with pytest.raises(PlanError, match="group conv: without 4 of its 4 channels the network's"):
+        sensitivity.curves(narrow, found, scores, images, batch_size=8, cache=tmp_path, say=Quiet())

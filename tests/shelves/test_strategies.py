@@ -266,20 +266,21 @@ def test_relevance_of_additions_is_handed_back_as_asked(narrow, digits):
 def test_relevance_takes_one_pass_forward_and_one_back(narrow, digits, monkeypatch):
     """They run in a copy that no hook on the network hears, so its two ways in are counted; both
     still do their work."""
-    counts = {"forward": 0, "explain": 0}
+    shown = {"forward": [], "explain": []}
     explain, forward = Explainer.explain, Explainer._forward
 
     def counted(name, call):
-        def wrapped(*given, **named):
-            counts[name] += 1
-            return call(*given, **named)
+        def wrapped(self, images, *given, **named):
+            shown[name].append(len(images))
+            return call(self, images, *given, **named)
 
         return wrapped
 
     monkeypatch.setattr(Explainer, "explain", counted("explain", explain))
     monkeypatch.setattr(Explainer, "_forward", counted("forward", forward))
     scored("lrp", narrow, digits.train.take(24, seed=0), batch_size=8)
-    assert counts == {"forward": 3, "explain": 3}
+    # Two images of noise first prove that what is explained is the network.
+    assert shown == {"forward": [2, 8, 8, 8], "explain": [8, 8, 8]}
 
 
 @pytest.mark.parametrize("name", SEEING)
@@ -529,6 +530,17 @@ def test_group_norm_takes_in_all_coupled_weights(narrow):
         ]  # fmt: skip
         size = sum(float(part.detach().square().sum()) for part in parts) ** 0.5
         assert found.of("conv1")[channel] == pytest.approx(size, rel=1e-5)
+
+
+def test_one_slope_for_all_channels_is_nobody_s_weight():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.PReLU(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 3),
+    )  # fmt: skip
+    found = scored("group_norm", wrap(network), None)
+    sizes = network[0].weight.detach().square().sum(dim=(1, 2, 3))
+    sizes += network[0].bias.detach().square() + network[2].weight.detach().square().sum((0, 2, 3))
+    assert found.of("0") == pytest.approx(sizes.sqrt().tolist(), rel=1e-5)
 
 
 def test_contrast_removes_what_the_readers_can_rebuild():
