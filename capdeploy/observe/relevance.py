@@ -11,10 +11,11 @@ propagation, PLoS ONE 10(7), 2015.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -22,7 +23,8 @@ from torch.nn import functional as F
 
 from capdeploy.errors import ArchitectureError
 from capdeploy.observe import operations, rules
-from capdeploy.observe.fold import TOLERANCE, fold
+from capdeploy.observe.flow import Flow
+from capdeploy.observe.fold import alike, unproven
 from capdeploy.observe.rules import Halves, Rules
 from capdeploy.observe.taps import evaluating
 from capdeploy.observe.trace import Trace
@@ -90,7 +92,18 @@ class Explainer:
     """
 
     def __init__(self, network: nn.Module, seen: Trace, rules: Rules, images: torch.Tensor) -> None:
-        copied = fold(network, seen, images)
+        self._rules, self._watched = rules, frozenset(seen.filters)
+        with torch.no_grad(), evaluating(network):
+            wanted = network(images)
+        try:
+            self._open(unproven(network, seen))
+            self._prove(wanted, images)
+        except ArchitectureError:  # perhaps for what was folded
+            self._open(copy.deepcopy(network).eval())
+            self._prove(wanted, images)
+
+    def _open(self, copied: nn.Module) -> None:
+        """Trace a copy, and keep what every batch needs of it."""
         for layer in copied.modules():
             if getattr(layer, "inplace", False) is True:
                 layer.inplace = False  # type: ignore[assignment]
@@ -102,26 +115,21 @@ class Explainer:
         self._graph.requires_grad_(False)
         self._place = {node: place for place, node in enumerate(self._graph.graph.nodes)}
         self._modules = dict(self._graph.named_modules())
-        self._rules = rules
-        self._watched = frozenset(seen.filters)
         self._winners: dict[fx.Node, tuple[torch.Tensor, torch.Tensor]] = {}
         self._halves = {
             name: Halves(layer)
             for name, layer in self._modules.items() if isinstance(layer, nn.Conv2d)
         }  # fmt: skip
-        self._prove(network, images)
 
-    def _prove(self, network: nn.Module, images: torch.Tensor) -> None:
+    def _prove(self, wanted: torch.Tensor, images: torch.Tensor) -> None:
         """Stop unless what was traced is the network: tracing sees one way through it only."""
-        with torch.no_grad(), evaluating(network):
-            wanted = network(images)
         try:
             values = self._forward(images)
             last = next(reversed(self._graph.graph.nodes))
-            off = float((values[last.args[0]] - wanted).abs().max())
+            same = alike(values[last.args[0]], wanted)
         except Exception as error:  # another way through it than the one that runs may do anything
             raise ArchitectureError("torch.fx cannot follow the network's own decisions") from error
-        if not off <= TOLERANCE * float(wanted.abs().max()):
+        if not same:
             raise ArchitectureError("what torch.fx traces answers otherwise than the network")
         for node, value in values.items():
             several = isinstance(value, (tuple, list)) and not isinstance(value, torch.Size)
@@ -148,7 +156,7 @@ class Explainer:
             Relevance of every layer.
         """
         values = self._forward(images)
-        flow = _Flow(to_input)
+        flow = Flow(to_input)
         layers: dict[str, torch.Tensor] = {}
         at_input = None
         for node in reversed(self._graph.graph.nodes):
@@ -274,27 +282,3 @@ class Explainer:
         if node.op == "call_module":
             return type(self._modules[str(node.target)])
         return node.target
-
-
-class _Flow:
-    """Relevance on its way back: what each operation's result has been given so far."""
-
-    def __init__(self, to_input: int) -> None:
-        self._to_input = to_input
-        self.given: dict[fx.Node, torch.Tensor] = {}
-        self.pieces: dict[fx.Node, dict[int, torch.Tensor]] = {}
-
-    def give(self, node: fx.Node, share: torch.Tensor | None) -> None:
-        """Add to what an operation's result has; a gate has nothing, and few images of a batch."""
-        if share is not None:
-            share = share[: self._to_input] if node.op == "placeholder" else share
-            self.given[node] = self.given[node] + share if node in self.given else share
-
-    def split(self, node: fx.Node, values: Mapping[fx.Node, Any], relevance: torch.Tensor) -> bool:
-        """Set one piece of a tuple aside until all are there; false if it is no piece."""
-        whole, place = cast(tuple[fx.Node, int], node.args)
-        if not isinstance(values[whole], (tuple, list)):
-            return False
-        known = self.pieces.setdefault(whole, {})
-        known[place] = known[place] + relevance if place in known else relevance
-        return True

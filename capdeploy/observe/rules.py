@@ -81,7 +81,8 @@ def steady(values: torch.Tensor) -> torch.Tensor:
 
 def ratio(relevance: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Relevance per unit of value; nothing where there is no value."""
-    return torch.where(values > NOTHING, relevance / values, 0.0)
+    nothing = (values > NOTHING).logical_not_()
+    return (relevance / values).masked_fill_(nothing, 0.0)
 
 
 def back(function: Callable[..., Any], inputs: Tensors, gradient: Any) -> Tensors:
@@ -129,9 +130,10 @@ def _alpha1beta0(given: _Passage) -> torch.Tensor:
     relevance = given.relevance
     # Behind a ReLU a negative response has no relevance. Without one (linear bottlenecks) it has,
     # and then it is the negative contributions that made it.
-    rest = torch.where(given.response < 0, relevance, 0.0)
-    if not bool(rest.any()):
+    negative = given.response < 0
+    if not bool(negative.logical_and(relevance).any()):
         return _of_one_sign(given, relevance, positive=True)
+    rest = torch.where(negative, relevance, 0.0)
     shared = _of_one_sign(given, relevance - rest, positive=True)
     return shared + _of_one_sign(given, rest, positive=False)
 
