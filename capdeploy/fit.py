@@ -120,7 +120,10 @@ def load(
         If the weights do not fit, or are not finite.
     """
     auxiliary = SOURCES.load(architecture.source).auxiliary(architecture.name)
-    state = {name: value for name, value in state.items() if not name.startswith(auxiliary)}
+    state = {
+        name: value for name, value in state.items()
+        if not (name.startswith(auxiliary) or _idle(name, value))
+    }  # fmt: skip
     fitting, _, absent = _compared(state, module, architecture, file, ignored)
     module.load_state_dict(rebuild.up_to_date(fitting, module), strict=False)
     return absent

@@ -10,13 +10,15 @@ from pathlib import Path
 from capdeploy.errors import OutputExistsError, UsageError
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, *, in_place: bool = False) -> None:
     """Stop before the work if a file could not be written after it.
 
     Parameters
     ----------
     path : Path
         The file to be written later.
+    in_place : bool
+        It is added to, not replaced by another one.
 
     Raises
     ------
@@ -28,7 +30,7 @@ def require_writable(path: Path) -> None:
     if not path.resolve().parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}")
     asked = [path] if path.exists() else []
-    if not asked or path.is_file():  # a plain file is replaced by another one beside it
+    if not asked or (path.is_file() and not in_place):  # another one is made beside it
         asked.append(path.resolve().parent)
     for each in asked:
         if not os.access(each, os.W_OK):
@@ -59,7 +61,11 @@ def write(path: Path, text: str, *, force: bool = False) -> None:
     if path.exists() and not force:
         raise OutputExistsError(f"{path} exists; choose another --output or add --force")
     try:
-        replace(path.resolve(), text)
+        if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+            with path.open("a", encoding="utf-8") as file:  # a terminal, a pipe; what stdout is
+                file.write(text)
+        else:
+            replace(path.resolve(), text)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
@@ -69,11 +75,8 @@ def write(path: Path, text: str, *, force: bool = False) -> None:
 def replace(path: Path, text: str) -> None:
     """Write or replace a text file in one move; it keeps its mode, and an error is the system's.
 
-    What is no plain file (``/dev/stdout``), or is mounted by itself, is written to where it is.
+    One that is mounted by itself is written to where it is.
     """
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
     draft = None
     try:
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644

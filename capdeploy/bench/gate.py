@@ -117,13 +117,12 @@ def _rows(
     skipped: list[SkippedRow] = []
     runnable = sum(obstacle is None for _, obstacle in wanted)
     together = max(runnable, sampling.together)
-    limit = sides.seconds(pair, profile.runtime.images_at_once)
     for settings, obstacle in wanted:
         say.advance(len(rows), runnable, f"{settings.runtime} on {settings.device}")
         if obstacle is not None:
             skipped.append(SkippedRow(settings=settings, result=obstacle))
             continue
-        places = [_place(each) for each in pair]
+        places, limit = [_place(each) for each in pair], sides.seconds(pair, settings.batch)
         ring = Processes(places[0], places[1], settings, sampling, trust_factory, limit)
         floor = floors.get(key(settings), 0.0)
         try:

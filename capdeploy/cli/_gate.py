@@ -78,7 +78,7 @@ def asked(flags: dict[str, Any]) -> tuple[Path, Path, HardwareProfile, Sampling]
 
     for name in ("junit", "history"):
         if flags[name] is not None:
-            textfile.require_writable(flags[name])
+            textfile.require_writable(flags[name], in_place=name == "history")
     if flags["calibrate"] and (flags["junit"] or flags["strict"]):
         raise click.UsageError("--calibrate judges nothing: leave out --junit and --strict")
     base, head = flags["base"], flags["head"]

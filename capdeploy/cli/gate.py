@@ -51,10 +51,12 @@ def command(style: str, **flags: Any) -> int:
     tell(style, report.to_json(), shown.tables(report))
     code = _exit_code(report.verdict.kind, gate.exit_code(report), strict=flags["strict"])
     try:
-        if log is not None and report.rows:
-            history.append(log, now)
-        if flags["junit"] is not None:
-            textfile.write(flags["junit"], shown.junit(report), force=True)
+        try:
+            if flags["junit"] is not None:
+                textfile.write(flags["junit"], shown.junit(report), force=True)
+        finally:
+            if log is not None and report.rows:
+                history.append(log, now)
     except (OSError, UsageError) as error:
         if code != REGRESSED:
             raise

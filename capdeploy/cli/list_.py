@@ -9,6 +9,9 @@ import click
 
 from capdeploy.cli._output import format_option, tell
 
+LABEL = "label in the data"
+KEYS = {LABEL: "number"}
+"""Of columns whose heads say more than their keys."""
 SHELVES = ("strategies", "runtimes", "data", "trackers", "architectures")
 
 
@@ -29,7 +32,10 @@ def command(shelf: str, data: str | None, split: str | None, style: str) -> None
     columns, rows = _rows(shelf) if data is None else _classes(data, split)
     document = {
         "schema_version": 1,
-        shelf: [dict(zip(columns, row, strict=True)) for row in rows],
+        shelf: [
+            dict(zip((KEYS.get(column, column) for column in columns), row, strict=True))
+            for row in rows
+        ],
     }
     tables = [Table(shelf.capitalize(), columns, rows)]
     if shelf == "strategies":
@@ -79,7 +85,7 @@ def _classes(data: str, split: str | None) -> tuple[tuple[str, ...], tuple[tuple
         for name in opened.splits
     }
     heads = tuple("images" if name == WHOLE else name for name in counts)
-    return ("class", "label in the data", "also called", *heads), tuple(
+    return ("class", LABEL, "also called", *heads), tuple(
         (
             name,
             str(number),
@@ -105,7 +111,7 @@ def _rows(shelf: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
                 name,
                 "yes" if entry.class_aware else "no",
                 entry.summary,
-                ", ".join(entry.options),
+                ", ".join(f"{key}={option.default}" for key, option in entry.options.items()),
                 entry.paper,
             )
             for name, entry in judged

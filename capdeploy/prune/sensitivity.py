@@ -114,13 +114,15 @@ def _curve(
                 for batch, target in zip(batches, whole, strict=True)
             ]  # fmt: skip
         harm = float(sum(divergence)) / sum(map(len, batches))
-        if not math.isfinite(harm):
-            raise PlanError(
-                f"group {group.name}: without {count} of its {group.width} channels the network's "
-                "answers are not finite; use another --allocation"
-            )
+        if not math.isfinite(harm):  # the last level was the one before
+            break
         counts.append(count)
         harms.append(max(harms[-1], harm))
+    if not counts[1:]:
+        raise PlanError(
+            f"group {group.name}: without a few of its channels the network's answers are not "
+            "finite; use another --allocation"
+        )
     # Beyond the last level nothing was measured; losing the rest is made to look much worse.
     counts.append(group.width + 1)
     harms.append(2 * harms[-1] + 1e-9)

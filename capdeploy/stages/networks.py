@@ -8,7 +8,6 @@ from pathlib import Path
 
 from capdeploy import __version__, recipes
 from capdeploy.bundle import BASELINE
-from capdeploy.errors import BudgetError, PlanError
 from capdeploy.export import pack
 from capdeploy.model import require_classes
 from capdeploy.progress import Say
@@ -85,10 +84,7 @@ def _make(
     """Cut, recover and export one network into a folder of its own."""
     cuts = drawn.budget.cuts
     if cuts and recipe.steps > 1:
-        try:
-            made = steps.approach(name, recipe, planned, drawn.budget, say)
-        except PlanError as error:  # of a step on the way: the other budgets' networks are good
-            raise BudgetError(f"{name}: {error}") from error
+        made = steps.approach(name, recipe, planned, drawn.budget, say)
     else:
         making.tell(drawn, say)
         made = Made(name, drawn, apply.cut(planned.full, drawn))

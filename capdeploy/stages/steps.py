@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from capdeploy import workplace
+from capdeploy.errors import BudgetError, PlanError
 from capdeploy.progress import Say
 from capdeploy.prune import apply
 from capdeploy.prune import plan as planning
@@ -74,7 +75,7 @@ def approach(name: str, recipe: Recipe, planned: Planned, budget: Budget, say: S
             cache, place = workplace.cache(), to_measure(recipe, budget, say)
             further = search.meet(model, ground, teacher, budget, place, cache=cache, say=say)
         else:
-            further = planning.draw(ground, aim.part(step, steps, has))
+            further = _drawn(ground, aim.part(step, steps, has), name)
         plan = plan.then(further).model_copy(update={"budget": budget})
         if last:
             making.tell(plan, say)
@@ -103,3 +104,11 @@ def _counted(ground: Ground, plan: PruningPlan) -> Ground:
     gone = sum(cut.unit * cut.width for cut in plan.groups if cut.group not in names)
     # The head is cut already.
     return replace(ground, groups=there, whole=whole, gone=gone, head=None)
+
+
+def _drawn(ground: Ground, budget: Budget, name: str) -> PruningPlan:
+    """Draw a step's plan; one that cannot be does not cost what the other budgets have."""
+    try:
+        return planning.draw(ground, budget)
+    except PlanError as error:
+        raise BudgetError(f"{name}: {error}") from error

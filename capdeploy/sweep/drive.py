@@ -245,9 +245,9 @@ def _measure(cell: Cell, output: Path, say: Say) -> None:
         raise StepFailedError(f"{output} has no {file.name}; remove it, and --resume makes it anew")
     before = RunReport.from_json(file.read_bytes(), source=str(file)).benchmark
     if isinstance(before, BenchmarkReport) and not before.missing and not _failed(before):
-        if not (differing := before.environment.differing(environment.read())):
+        if not (differing := environment.read().differing(before.environment)):
             return
-        say.note(f"{cell.name} was measured on another machine ({differing[0]}): again")
+        say.note(f"{cell.name} was measured elsewhere ({differing[0]}): again")
     else:
         say.note(cell.name)
     after = pipeline.measure(cell.recipe, output, say).benchmark

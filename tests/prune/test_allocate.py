@@ -537,5 +537,11 @@ def test_answers_that_are_no_numbers_are_not_harmless(digits, tmp_path):
     narrow = head.cut(wrap(Normed().eval()), SUBSET)
     found, images = groups.find(narrow), digits.train.take(8, seed=0)
     scores = score.run("ln_norm", score.Judged(narrow, found, images, None, 8, 0))
-    with pytest.raises(PlanError, match="group conv: without 4 of its 4 channels the network's"):
-        sensitivity.curves(narrow, found, scores, images, batch_size=8, cache=tmp_path, say=Quiet())
+    shown = {"batch_size": 8, "cache": tmp_path, "say": Quiet()}
+    curve = sensitivity.curves(narrow, found, scores, images, **shown)["conv"]
+    assert all(map(math.isfinite, curve))
+    assert curve[4] > 1.1 * curve[3] > 0
+    with torch.no_grad():
+        narrow.module.head.weight[0] = float("nan")
+    with pytest.raises(PlanError, match="group conv: without a few of its channels the network's"):
+        sensitivity.curves(narrow, found, scores, images, **shown)

@@ -4,8 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -158,14 +158,30 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_what_is_no_plain_file_is_written_to_and_not_replaced(tmp_path):
-    pipe = tmp_path / "pipe"
+    pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
-    with ThreadPoolExecutor(1) as pool:
-        read = pool.submit(pipe.read_text)
-        textfile.require_writable(pipe)
-        textfile.write(pipe, "one", force=True)
-        assert read.result() == "one"
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    textfile.require_writable(pipe)
+    textfile.write(pipe, "one", force=True)
+    reader.join(30)
+    assert read == ["one"]
     assert pipe.is_fifo()
+
+
+def test_what_goes_to_stdout_comes_behind_what_is_there(tmp_path):
+    code = (
+        "import pathlib\n"
+        "from capdeploy import textfile\n"
+        "print('first', flush=True)\n"
+        "textfile.require_writable(pathlib.Path('/dev/stdout'))\n"
+        "textfile.write(pathlib.Path('/dev/stdout'), 'second', force=True)\n"
+    )
+    command, file = [sys.executable, "-c", code], tmp_path / "both"
+    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    with file.open("w") as stream:
+        subprocess.run(command, stdout=stream, check=True)
+    assert piped.stdout == file.read_text() == "first\nsecond"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
