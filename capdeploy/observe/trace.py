@@ -116,15 +116,20 @@ def trace(network: nn.Module, example: torch.Tensor) -> Trace:
                 f"the network cannot take an input of {tuple(example.shape[1:])}: {line}; "
                 "check --input-size"
             ) from error
-    if shown._version:  # what is shown to several networks would be another image each time
-        raise ArchitectureError(
-            "the network changes its input in place; let its forward function work on a copy"
-        )
+    _require_unchanged(shown)
     if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
         shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise ArchitectureError(f"the network answers {shape}, expected (images, classes)")
     seen.outputs = answer.shape[1]
     return seen
+
+
+def _require_unchanged(shown: torch.Tensor) -> None:
+    """Stop if a network writes to its input: shown again, it would be another image each time."""
+    if shown._version:
+        raise ArchitectureError(
+            "the network changes its input in place; let its forward function work on a copy"
+        )
 
 
 def _positions(layer: nn.Module, output: torch.Tensor) -> int:

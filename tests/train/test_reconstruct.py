@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,7 +111,7 @@ def test_every_layer_learns_from_every_image(residual, digits):
     assert len(digits.train) > 320
     found, other = (
         reconstruct(
-            narrow, cut, plan, [digits.train.first(count)], batch_size=64, say=Quiet()
+            narrow, cut, plan, [digits.train.only(np.arange(count))], batch_size=64, say=Quiet()
         ).module.state_dict()
         for count in (300, len(digits.train))
     )
