@@ -9,6 +9,9 @@ from pathlib import Path
 
 from capdeploy.errors import OutputExistsError, UsageError
 
+STREAMS = (Path("/dev"), Path("/dev/fd"))
+"""Where a process's own streams are: what is in them already, stays."""
+
 
 def require_writable(path: Path, *, in_place: bool = False) -> None:
     """Stop before the work if a file could not be written after it.
@@ -61,7 +64,7 @@ def write(path: Path, text: str, *, force: bool = False) -> None:
     if path.exists() and not force:
         raise OutputExistsError(f"{path} exists; choose another --output or add --force")
     try:
-        if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+        if path.parent in STREAMS or (path.exists() and not path.is_file()):
             with path.open("a", encoding="utf-8") as file:  # a terminal, a pipe; what stdout is
                 file.write(text)
         else:

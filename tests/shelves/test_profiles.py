@@ -4,8 +4,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -182,6 +184,15 @@ def test_what_goes_to_stdout_comes_behind_what_is_there(tmp_path):
     with file.open("w") as stream:
         subprocess.run(command, stdout=stream, check=True)
     assert piped.stdout == file.read_text() == "first\nsecond"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no folder of files in /dev")
+def test_files_in_memory_are_files():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        file = Path(folder, "gate.xml")
+        for text in ("one", "two"):
+            textfile.write(file, text, force=True)
+        assert file.read_text() == "two"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
