@@ -54,7 +54,7 @@ def _from_file(path: str) -> ModuleType:
     sys.modules[name] = module  # data classes look their module up there
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # raised again: half a module may not be found there
         del sys.modules[name]
         raise
     return module

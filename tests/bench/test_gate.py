@@ -1,6 +1,7 @@
 """The gate on real bundles: facts are exact, rows are measured, verdicts are joined."""
 
 import json
+import resource
 import shutil
 import signal
 from xml.etree import ElementTree as ET
@@ -348,7 +349,6 @@ def test_a_line_is_added_whole_or_not_at_all(tmp_path):
     history.append(log, line)
     assert history.read(log) == (line, line)
     full = log.read_bytes()
-    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
