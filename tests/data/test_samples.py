@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from capdeploy.errors import DataError
-from capdeploy.progress import Quiet
 from capdeploy.samples import Samples, open_dataset
 from capdeploy.values.checkpoint import Preprocessing
 from capdeploy.values.classes import ClassSubset
+from tests.heard import Listening
 
 RULE = Preprocessing(height=8, width=8, mean=(0,) * 3, std=(1,) * 3)
 
@@ -174,18 +174,10 @@ def test_images_that_the_owner_set_apart_validate(root):
 
 def test_where_the_owner_set_none_apart_some_are_held_back(root):
     with_val(root, ("a", "b"))
-    said = Said()
+    said = Listening()
     samples = opened(root, say=said)
     assert sorted(colours(samples.validation)[:, 1]) == [160, 160, 180, 180]
     assert "val lacks a class; some of train are held back to validate instead" in said.notes
-
-
-class Said(Quiet):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 def test_uneven_classes_are_mixed_to_the_end(root):

@@ -19,19 +19,7 @@ from capdeploy.values.training import ORIGIN, Origin
 from capdeploy.weights import Reading, read_state
 from tests import nets
 from tests.conftest import recipe, wrap
-
-
-class Listening(Quiet):
-    """Remembers what it hears."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
-
-    def heard(self, word):
-        return [note for note in self.notes if word in note]
+from tests.heard import Listening
 
 
 def opened(trained, **changes):
